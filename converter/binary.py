@@ -8,6 +8,8 @@ from pathlib import Path
 
 from resnext_convert.converter.errors import InputError, MissingFileError, TruncatedError
 
+_U32, _I32, _U64 = struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<Q")
+
 
 def map_file(path: Path) -> memoryview:
     """Maps a file read-only into memory; nothing is copied and nothing is read until it is touched.
@@ -40,18 +42,19 @@ class ByteReader:
     Args:
         buffer: the bytes, usually a mapped file.
         file: the name to use in errors.
+        start: where in ``buffer`` to begin; at most its length.
     """
 
     __slots__ = ("_buffer", "_position", "file")
 
-    def __init__(self, buffer: memoryview, file: object) -> None:
+    def __init__(self, buffer: memoryview, file: object, start: int = 0) -> None:
         self._buffer = buffer
-        self._position = 0
+        self._position = start
         self.file = file
 
     @property
     def position(self) -> int:
-        """Bytes read so far."""
+        """Where in the buffer the next byte is read."""
         return self._position
 
     @property
@@ -69,7 +72,8 @@ class ByteReader:
         Raises:
             TruncatedError: fewer bytes are left.
         """
-        if not 0 <= size <= self.remaining:
+        start = self._position
+        if not 0 <= size <= len(self._buffer) - start:
             raise TruncatedError(
                 f"the file ends inside {what}",
                 file=self.file,
@@ -78,26 +82,25 @@ class ByteReader:
                 found=f"{self.remaining} left",
                 hint="the file is cut off or damaged; fetch it again and compare its size and checksum",
             )
-        start = self._position
         self._position += size
         return self._buffer[start : self._position]
 
-    def _unpack(self, code: str, what: str) -> int:
+    def _unpack(self, layout: struct.Struct, what: str) -> int:
         value: int
-        (value,) = struct.unpack(code, self.take(struct.calcsize(code), what))
+        (value,) = layout.unpack(self.take(layout.size, what))
         return value
 
     def u32(self, what: str) -> int:
         """An unsigned 32-bit integer."""
-        return self._unpack("<I", what)
+        return self._unpack(_U32, what)
 
     def i32(self, what: str) -> int:
         """A signed 32-bit integer."""
-        return self._unpack("<i", what)
+        return self._unpack(_I32, what)
 
     def u64(self, what: str) -> int:
         """An unsigned 64-bit integer."""
-        return self._unpack("<Q", what)
+        return self._unpack(_U64, what)
 
     def integers(self, code: str, count: int, what: str) -> tuple[int, ...]:
         """``count`` integers of one ``struct`` code (``I`` or ``q``); the bytes are taken before any is unpacked."""

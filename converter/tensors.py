@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resnext_convert.converter.errors import FormatError, UnsupportedError
+
 Array = npt.NDArray[Any]
 Float64Array = npt.NDArray[np.float64]
 
@@ -35,7 +37,7 @@ class DType(enum.Enum):
     @property
     def stored(self) -> np.dtype[Any]:
         """The NumPy dtype of the stored bytes, little-endian; bfloat16, which NumPy lacks, is stored as uint16."""
-        return np.dtype("<u2" if self is DType.BFLOAT16 else self.value).newbyteorder("<")
+        return _STORED[self]
 
     @property
     def itemsize(self) -> int:
@@ -45,6 +47,48 @@ class DType(enum.Enum):
     @property
     def is_float(self) -> bool:
         return self in {DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64}
+
+
+_STORED = {dtype: np.dtype("uint16" if dtype is DType.BFLOAT16 else dtype.value).newbyteorder("<") for dtype in DType}
+
+MAX_DIMENSIONS = 32  # of a NumPy 1 array; NumPy 2 holds 64
+_MAX_ELEMENTS = (2**63 - 1) // 8  # what NumPy can address as float64
+
+
+def check_ndim(ndim: int) -> None:
+    """Refuses a number of dimensions that NumPy cannot hold; readers call it before they read the dimensions.
+
+    Raises:
+        UnsupportedError: more than 32.
+    """
+    if ndim > MAX_DIMENSIONS:
+        raise UnsupportedError(
+            "an array with too many dimensions",
+            expected=f"at most {MAX_DIMENSIONS}",
+            found=ndim,
+            hint="no weight of a network has so many: the file is damaged; fetch it again and compare its checksum",
+        )
+
+
+def checked_size(shape: tuple[int, ...]) -> int:
+    """The number of elements of a shape that a file states, in Python integers, which do not wrap.
+
+    A size of 0 says nothing about the other dimensions, so those are bounded as well: NumPy cannot hold an array
+    of shape (0, 2**62).
+
+    Raises:
+        FormatError: a dimension is negative, or NumPy cannot hold such an array in float64.
+    """
+    check_ndim(len(shape))
+    size = math.prod(shape)
+    if min(shape, default=0) < 0 or (size or math.prod(dim for dim in shape if dim)) > _MAX_ELEMENTS:
+        raise FormatError(
+            "a shape that no array can have",
+            expected=f"dimensions from 0 on, at most {_MAX_ELEMENTS} elements",
+            found=list(shape),
+            hint="the file is damaged; fetch it again and compare its size and checksum",
+        )
+    return size
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
