@@ -208,7 +208,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An operator that no member of the family has; kept for the matcher to name, and because another head may hold it."""
+    """An operator that no member of the family has; kept for the matcher to name, and for other heads."""
 
     attributes: Mapping[str, str] = field(default_factory=dict)
 
@@ -292,8 +292,9 @@ class Origin:
     Attributes:
         framework: ``mxnet``.
         version: the framework's version that wrote the graph, as far as it says, such as ``1.9.1``.
-        files: the files that were read, by what they are (``symbol``, ``params``).
+        files: the files that were read, by what they are (``symbol``, ``params``), the graph's first.
         input_shape: the shape (N, C, H, W) that the graph declares for its input, 0 where unknown; None: none declared.
+        renamed: tensors (without a prefix) that the graph has under another name, and that name.
         warnings: what was odd about the files and how it was understood.
     """
 
@@ -301,7 +302,13 @@ class Origin:
     version: str | None
     files: Mapping[str, Path]
     input_shape: tuple[int, ...] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def graph_file(self) -> Path:
+        """The file that holds the graph: the first of ``files``."""
+        return next(iter(self.files.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

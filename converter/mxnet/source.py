@@ -1,0 +1,207 @@
+"""From what the user names to a `SourceModel`: finds the pair of files, reads both, binds one to the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnext_convert.converter.errors import MissingFileError, UsageError, in_file
+from resnext_convert.converter.graph import Activation, ActivationKind, Node, Origin, Pool, PoolKind, SourceModel
+from resnext_convert.converter.mxnet.attributes import parse_integers
+from resnext_convert.converter.mxnet.binding import Bound, bind
+from resnext_convert.converter.mxnet.checks import check_shapes, check_values
+from resnext_convert.converter.mxnet.params import read_params
+from resnext_convert.converter.mxnet.symbol import SymbolFile, read_symbol
+
+_SYMBOL_SUFFIX = "-symbol.json"
+_EPOCH = re.compile(r"(?P<prefix>.*)-(?P<epoch>[0-9]{4,})\.params", re.DOTALL)  # mx.model.save_checkpoint: %s-%04d
+_LISTED = 12  # files that an error lists
+
+
+def read_source(
+    source: Path | None, *, symbol: Path | None = None, params: Path | None = None, epoch: int | None = None
+) -> SourceModel:
+    """Reads the network that the arguments of `locate` name.
+
+    Args:
+        source: a folder, a prefix or one file of the pair; None if both files are named.
+        symbol: the symbol file.
+        params: the params file.
+        epoch: the number in the name of the params file.
+
+    Raises:
+        UsageError: the arguments contradict each other, or name nothing.
+        InputError: as `locate` and `read_pair`.
+    """
+    if source is None:
+        if symbol is None or params is None:
+            raise UsageError("neither a source nor both of its files are named")
+        source = symbol
+    return read_pair(*locate(source, symbol=symbol, params=params, epoch=epoch))
+
+
+def read_pair(symbol: Path, params: Path) -> SourceModel:
+    """Reads a symbol file and the params file that belongs to it.
+
+    Raises:
+        MissingFileError: one of them is not there.
+        FormatError: one of them is damaged, or of a kind that is not supported.
+        MissingTensorError: the graph names tensors that the params file does not hold.
+        ShapeError: a stored shape does not fit its operator.
+        ValueRangeError: a stored value leaves the network without a defined output.
+    """
+    network = read_symbol(symbol)
+    stored = read_params(params)
+    with in_file(params):
+        bound = bind(network, stored)
+        check_shapes(bound.graph, stored.tensors)
+        warnings = check_values(bound.graph, stored.tensors)
+    return SourceModel(
+        graph=bound.graph,
+        tensors=stored.tensors,
+        origin=Origin(
+            framework="mxnet",
+            version=network.release,
+            files={"symbol": symbol, "params": params},
+            input_shape=bound.input_shape,
+            renamed={stored.partition(":")[2] or stored: variable for variable, stored in bound.respelled.items()},
+            warnings=(*stored.notes, *bound.warnings, *warnings, *_former_rules(network, bound)),
+        ),
+    )
+
+
+def _former_rules(network: SymbolFile, bound: Bound) -> Iterator[str]:
+    """Warnings about nodes that the MXNet that wrote the graph computed otherwise than 1.9.1 does.
+
+    Measured on 0.8.0 and on the operator `Pooling_v1` of 1.9.1, which keeps the rules of 0.8.
+    """
+    version = network.version or 800
+    for node in bound.graph.nodes:
+        operation = bound.operations[node.name]
+        match node.attrs:
+            case Pool(kind=PoolKind.AVERAGE, ceil=True) if version < 900:
+                yield (
+                    f"{node}: MXNet 0.8 divided every average by the whole kernel; the rule of 1.9.1 is applied, "
+                    "which divides by the window clipped to the padded map"
+                )
+            case Pool(kind=PoolKind.MAX, padding=padding) if padding != (0, 0) and not _follows_relu(node, bound):
+                if version < 900 or operation.op == "Pooling_v1":
+                    yield (
+                        f"{node}: padding counted as 0 in this operator and is ignored here; that differs where all "
+                        "values of a window are below 0"
+                    )
+            case Pool(global_pool=True) if version < 10200 and any(parse_integers(operation.texts.get("pad", "()"))):
+                yield f"{node}: before MXNet 1.2, padding shifted the window of global pooling; it is ignored here"
+
+
+def _follows_relu(node: Node, bound: Bound) -> bool:
+    producer = bound.graph.producers.get(node.inputs[0])
+    match producer.attrs if producer else None:
+        case Activation(kind=ActivationKind.RELU | ActivationKind.SIGMOID):
+            return True
+    return False
+
+
+def locate(source: Path, *, symbol: Path | None, params: Path | None, epoch: int | None) -> tuple[Path, Path]:
+    """Finds the pair of files.
+
+    ``source`` is a folder that holds one pair, a prefix (``models/resnext-101`` for ``models/resnext-101-symbol.json``
+    and ``models/resnext-101-0000.params``) or one file of the pair. A file that is named by option is taken as it is.
+    Of several epochs, one must be chosen: none is preferred.
+
+    Returns:
+        The symbol file and the params file; whether they can be read is not looked at.
+
+    Raises:
+        UsageError: the arguments contradict each other.
+        MissingFileError: a file is not there, or more than one could be meant; what is there is listed.
+    """
+    try:
+        folder, prefix = (source, None) if source.is_dir() else (source.parent, source.name)
+        if (symbol is None or params is None) and source.is_file():
+            prefix = None
+            symbol, params = _named(source, symbol, params)
+        if symbol is None:
+            symbol = _find_symbol(folder, prefix, params, is_folder=folder == source)
+        if params is None:
+            params = _find_params(folder, prefix, symbol, epoch, is_folder=folder == source)
+    except OSError as error:
+        raise MissingFileError(f"cannot be looked at: {error.strerror or error}", file=source) from error
+    told = _EPOCH.fullmatch(params.name)
+    if epoch is not None and (told is None or int(told["epoch"]) != epoch):
+        raise UsageError("the params file is not of that epoch", expected=epoch, found=params.name)
+    return symbol, params
+
+
+def _named(source: Path, symbol: Path | None, params: Path | None) -> tuple[Path | None, Path | None]:
+    if source.suffix == ".json" and symbol is None:
+        return source, params
+    if source.suffix != ".json" and params is None:
+        return symbol, source
+    raise UsageError("the same file of the pair is named twice", found=source, hint="leave one of them out")
+
+
+def _find_symbol(folder: Path, prefix: str | None, params: Path | None, *, is_folder: bool) -> Path:
+    if prefix is None and params is not None:
+        told = _EPOCH.fullmatch(params.name)
+        prefix = told["prefix"] if told else params.stem
+    files = _files(folder)
+    found = [file for file in files if prefix is not None and file.name == prefix + _SYMBOL_SUFFIX]
+    if not found and is_folder:
+        found = [file for file in files if file.name.endswith(_SYMBOL_SUFFIX)]
+    if len(found) == 1:
+        return found[0]
+    raise MissingFileError(
+        "more than one symbol file could be meant" if found else "the symbol file is not found",
+        file=folder,
+        expected=f"{prefix or '*'}{_SYMBOL_SUFFIX}",
+        found=_listed(files),
+        hint="name the symbol file (--symbol), or give its prefix as the source",
+    )
+
+
+def _find_params(folder: Path, prefix: str | None, symbol: Path, epoch: int | None, *, is_folder: bool) -> Path:
+    if prefix is None:
+        prefix = symbol.name.removesuffix(_SYMBOL_SUFFIX)
+    files = _files(folder)
+    told = [(file, match) for file in files if (match := _EPOCH.fullmatch(file.name)) and match["prefix"] == prefix]
+    found = [file for file, match in told if epoch is None or int(match["epoch"]) == epoch]
+    if not told and is_folder and epoch is None:
+        found = [file for file in files if file.suffix == ".params"]
+    if len(found) == 1:
+        return found[0]
+    expected = f"{prefix}-{'NNNN' if epoch is None else f'{epoch:04d}'}.params"
+    if told and not (epoch is not None and found):
+        epochs = ", ".join(str(int(match["epoch"])) for _, match in told)
+        raise MissingFileError(
+            "the epoch must be named" if epoch is None else "there are no params of that epoch",
+            file=folder,
+            expected=expected,
+            found=f"epochs {epochs}",
+            hint="choose one with --epoch, or name the params file (--params)",
+        )
+    raise MissingFileError(
+        "more than one params file could be meant" if found else "the params file is not found",
+        file=folder,
+        expected=expected,
+        found=_listed(files),
+        hint="name the params file (--params)",
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise MissingFileError(
+            "there is no such file or folder",
+            file=folder,
+            hint="a source is a folder, a prefix, or one file of the pair",
+        )
+    return sorted(file for file in folder.iterdir() if file.is_file())
+
+
+def _listed(files: list[Path]) -> str:
+    names = [file.name for file in files if ".params" in file.name or file.suffix == ".json"]
+    if not names:
+        return f"no .json or .params file among {len(files)} files"
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
