@@ -1,0 +1,248 @@
+"""The proof: the source network and the written weights compute the same, in float64, on inputs that can tell.
+
+The two sides share the readers and nothing after them. One side is the graph as read, run by the reference executor;
+the other is the checkpoint that will be published, read back from its bytes into the module. What both share is
+checked against the real engine: by the recordings in the tests, and here by the oracle, where it is installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+from resnext_convert.converter import probe
+from resnext_convert.converter.compare import TensorDiff, compare, worst
+from resnext_convert.converter.errors import ConvertError, InputError, UsageError
+from resnext_convert.converter.graph import SourceModel
+from resnext_convert.converter.oracles import mxnet as mxnet_oracle
+from resnext_convert.converter.preprocess import InputSpec
+from resnext_convert.converter.proof import EngineResult, InputResult, OriginalDiff, VerificationReport
+from resnext_convert.converter.reference import ReferenceExecutor
+from resnext_convert.converter.resnext.match import Match
+from resnext_convert.converter.runner import ModuleRunner, State
+from resnext_convert.converter.tensors import Array
+
+GATE: Final = 1e-10
+"""Largest difference that passes, as a share of the reference's peak. Two right executors differ by 1e-12 or less on
+152 layers, the smallest mistake tried (one eps wrong by 0.1 %) by 1e-8 (docs/verification.md)."""
+
+ORIGINAL_GATE: Final = 1e-9
+"""The same for the real engine's own float64, recorded or asked for."""
+
+FLOAT32_NOISE: Final = 8.0
+"""How many times our own float32 error a float32 run of the real engine may be away from the float64 reference."""
+
+FLOAT32_FLOOR: Final = 2e-6
+"""Of peak: what our float32 error is taken for at least. On tiny networks it may be near zero by luck."""
+
+SENSITIVITY: Final = 1e-6
+"""Of peak: if no two inputs give logits that differ by more, the comparison proves nothing."""
+
+Precision = Literal["float32", "float64"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "float64")
+KINDS: Final[Mapping[str, Precision]] = {"out": "float32", "ref64": "float64"}
+"""The names of recordings, and the precision in which each was made."""
+
+Oracle = Literal["auto", "none", "mxnet"]
+Say = Callable[[str], None]
+Pairs = dict[str, tuple[Array, Array]]
+
+
+def prove(
+    model: SourceModel,
+    match: Match,
+    state: State,
+    spec: InputSpec,
+    *,
+    image_size: int | None = None,
+    oracle: Oracle = "auto",
+    golden: Path | None = None,
+    say: Say = lambda message: None,
+) -> VerificationReport:
+    """Compares the source network with a state dict.
+
+    Args:
+        model: the source as read.
+        match: what it was recognised as; says which activation belongs to which module.
+        state: the state dict that was written, read back.
+        spec: the distribution to draw inputs from.
+        image_size: side of the structured image; None: what the graph declares, or 224, or what fits.
+        oracle: ``auto`` (MXNet if it is installed), ``mxnet`` (demanded), ``none``.
+        golden: a ``.npz`` of recordings: ``in:NAME``, and ``out:NAME`` (float32) or ``ref64:NAME`` (float64).
+        say: told what is being done.
+
+    Returns:
+        The report; ``passed`` is the verdict. Nothing is raised for a network that differs.
+
+    Raises:
+        UsageError: no image size fits, or the oracle that was demanded is not there.
+        InputError: the recordings cannot be read or hold nothing to compare.
+    """
+    size = probe.image_size(match.config, image_size, model.origin.input_shape)
+    inputs = probe.probes(match.config, spec, size)
+    sides = _Sides(model, match, state)
+    started = time.perf_counter()
+    results: list[InputResult] = []
+    logits: list[Array] = []
+    diverged: TensorDiff | None = None
+    for number, item in enumerate(inputs, 1):
+        say(f"proof in float64: {item.name} ({number} of {len(inputs)})")
+        begun = time.perf_counter()
+        pairs = sides.run(item.image, match.blocks)
+        diffs = [compare(name, *pair) for name, pair in pairs.items()]
+        result = InputResult(
+            name=item.name,
+            shape=item.image.shape,
+            compared=len(diffs),
+            worst=worst(diffs),
+            logits=next(diff for diff in diffs if diff.name == "fc"),
+            seconds=round(time.perf_counter() - begun, 3),
+        )
+        results.append(result)
+        logits.append(pairs["fc"][0])
+        if diverged is None and not result.worst.within(GATE):
+            diverged = sides.first_divergence(item.image) or result.worst
+    seconds = time.perf_counter() - started
+
+    say("the module in float32")
+    image = inputs[0].image
+    exact = match.shown(logits[0])
+    single = match.shown(ModuleRunner(match.config, state, torch.float32).run(image, ["fc"])["fc"])
+    float32 = worst([compare(value, array, single[value]) for value, array in exact.items()])
+    engine = _ask_mxnet(model, exact, image, float32, oracle, say)
+    report = VerificationReport(
+        passed=False,
+        failure="",
+        gate=GATE,
+        inputs=tuple(results),
+        worst=worst([result.worst for result in results]),
+        first_divergence=diverged,
+        sensitivity=_spread(logits),
+        float32=float32,
+        oracle=engine,
+        golden=_compare_golden(golden, match, sides, float32) if golden else (),
+        seconds=round(seconds, 3),
+    )
+    failure = _failure(report)
+    return replace(report, passed=not failure, failure=failure)
+
+
+class _Sides:
+    """The reference and the module in float64, and the values that must be equal."""
+
+    def __init__(self, model: SourceModel, match: Match, state: State) -> None:
+        self.input = model.graph.inputs[0]
+        self.match = match
+        self.values = dict(match.activations)
+        self.reference = ReferenceExecutor(model.graph, model.tensors)
+        self.module = ModuleRunner(match.config, state, torch.float64)
+
+    def run(self, image: Array, modules: tuple[str, ...]) -> Pairs:
+        """(reference, module) for the outputs of ``modules``, the logits (``fc``), and each head."""
+        wanted = [*modules, "fc"]
+        found = self.module.run(image, wanted)
+        heads = [head.value for head in self.match.heads]
+        computed = self.reference.run({self.input: image}, [*(self.values[name] for name in wanted), *heads])
+        pairs = {name: (computed[self.values[name]], found[name]) for name in wanted}
+        for head in self.match.heads:
+            pairs[head.value] = (computed[head.value], head.of(found["fc"]))
+        return pairs
+
+    def first_divergence(self, image: Array) -> TensorDiff | None:
+        """Compares every activation, in the order of execution, and returns the first that differs."""
+        for name, pair in self.run(image, tuple(self.values)).items():
+            diff = compare(name, *pair)
+            if not diff.within(GATE):
+                return diff
+        return None
+
+
+def _failure(report: VerificationReport) -> str:
+    if report.first_divergence:
+        return f"first divergence at {report.first_divergence}; {report.gate:.0e} would pass"
+    if report.sensitivity < SENSITIVITY:
+        return f"the logits vary by {report.sensitivity:.1e} of peak between inputs, so equal ones prove nothing"
+    for original in (*report.golden, *report.oracle.diffs):
+        if not original.passed:
+            return (
+                f"the original differs, in {original.precision}: {original.diff}; {original.tolerance:.1e} would pass"
+            )
+    return ""
+
+
+def _spread(logits: list[Array]) -> float:
+    """The largest difference between two inputs' logits, of peak."""
+    rows = np.concatenate(logits)
+    return float(np.ptp(rows, axis=0).max() / (np.abs(rows).max() or 1.0))
+
+
+def _against(original: Precision, ours: TensorDiff, diff: TensorDiff) -> OriginalDiff:
+    """The difference from the original, with what may differ in the precision that it ran in."""
+    rounding = FLOAT32_NOISE * max(ours.max_of_peak, FLOAT32_FLOOR)
+    return OriginalDiff(diff=diff, precision=original, tolerance=ORIGINAL_GATE if original == "float64" else rounding)
+
+
+def _ask_mxnet(
+    model: SourceModel, exact: Mapping[str, Array], image: Array, ours: TensorDiff, oracle: Oracle, say: Say
+) -> EngineResult:
+    """Runs the source files in MXNet itself, which shares not even the readers with us."""
+    if oracle == "none":
+        return EngineResult(name="MXNet", passed=None, reason="not asked for")
+    files = model.origin.files
+    if reason := mxnet_oracle.available() or mxnet_oracle.cannot_read(files["params"]):
+        if oracle == "mxnet":
+            raise UsageError(f"the MXNet oracle cannot be asked: {reason}", hint="see README, The MXNet oracle")
+        return EngineResult(name="MXNet", passed=None, reason=reason)
+    name = f"MXNet {mxnet_oracle.version()}"
+    diffs: list[OriginalDiff] = []
+    try:
+        for precision in PRECISIONS:
+            say(f"{name} in {precision}")
+            found = mxnet_oracle.run(
+                files["symbol"],
+                files["params"],
+                {model.graph.inputs[0]: image},
+                list(exact),
+                rename=model.origin.renamed,
+                dtype=precision,
+            )
+            diffs += (_against(precision, ours, compare(value, exact[value], found[value])) for value in exact)
+    except ConvertError as error:
+        if oracle == "mxnet":
+            raise
+        return EngineResult(name=name, passed=None, reason=f"{error}")
+    return EngineResult(name=name, passed=all(diff.passed for diff in diffs), diffs=tuple(diffs))
+
+
+def _compare_golden(path: Path, match: Match, sides: _Sides, ours: TensorDiff) -> tuple[OriginalDiff, ...]:
+    """Compares the module with recordings of the original's outputs."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"the recordings cannot be read: {error}", file=path, expected="a .npz file") from error
+    image = arrays.get(f"in:{sides.input}")
+    if image is None or image.ndim != 4:
+        raise InputError("there is no recorded input", file=path, expected=f"in:{sides.input}", found=sorted(arrays))
+    logits = sides.module.run(image, ["fc"])["fc"]
+    known = match.shown(logits)
+    results = tuple(
+        _against(KINDS[kind], ours, compare(name, recorded, known[value]))
+        for name, recorded in arrays.items()
+        for kind, _, value in [name.partition(":")]
+        if kind in KINDS and value in known
+    )
+    if not results:
+        raise InputError(
+            "no recording is of an output that was converted",
+            file=path,
+            expected=" or ".join(f"out:{value}" for value in known),
+            found=sorted(arrays),
+        )
+    return results
