@@ -1,3 +1,34 @@
-"""Convert ResNeXt weights of retired frameworks to PyTorch, and prove that the outputs are the same."""
+"""Convert ResNeXt weights of Apache MXNet to PyTorch, and prove that the outputs are the same.
+
+    import resnext_convert as rc
+
+    report = rc.convert("mxnet", "models/resnext-101", "out.pth")
+    model = rc.load("out.pth")
+    rc.verify("out.pth", "mxnet", "models/resnext-101").passed
+    rc.inspect("resnext-101-0000.params")
+
+Importing this package imports neither torch nor NumPy; the functions do when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from resnext_convert.converter.errors import ConvertError
+
+if TYPE_CHECKING:
+    from resnext_convert.converter.checkpoint import load
+    from resnext_convert.converter.inspection import inspect
+    from resnext_convert.converter.pipeline import convert, verify
 
 __version__ = "0.1.0"
+__all__ = ["ConvertError", "__version__", "convert", "inspect", "load", "verify"]
+
+_HOMES = {"convert": "pipeline", "inspect": "inspection", "load": "checkpoint", "verify": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"resnext_convert.converter.{_HOMES[name]}"), name)

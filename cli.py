@@ -1,1 +1,352 @@
-def main() -> None: ...
+"""The command line: arguments, one call, what came of it, exit code. Everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import io
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnext_convert import __version__
+from resnext_convert.converter.errors import ConvertError, ProofError, WriteError
+from resnext_convert.converter.text import printable
+
+if TYPE_CHECKING:
+    from resnext_convert.converter.findings import Inspection
+    from resnext_convert.converter.report import Record
+
+app = typer.Typer(
+    name="resnext-convert",
+    help="Convert ResNeXt weights of Apache MXNet to PyTorch, without MXNet, and prove that the outputs are the same.",
+    epilog="""\b
+Examples:
+  resnext-convert inspect models/resnext-101
+  resnext-convert mxnet models/resnext-101 resnext-101.pth
+  resnext-convert verify resnext-101.pth models/resnext-101
+
+\b
+Exit codes:
+  0  done; proven, unless --no-verify was given
+  2  wrong usage
+  3  a file is absent, damaged or unreadable
+  4  no network of the family, or not the one named
+  5  the proof failed
+  6  a file could not be written
+
+`resnext-convert COMMAND --help` says more.""",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class OracleOption(enum.StrEnum):
+    """Whether to ask the original framework."""
+
+    AUTO = "auto"
+    NONE = "none"
+    MXNET = "mxnet"
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="The MXNet network: a folder with one pair of files, a prefix (models/resnext-101), or one of the files.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT",
+        help="The checkpoint to write, .pth or .pt: a plain state dict. Its report goes beside it, as .json.",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to check: .pth or .pt.", show_default=False)
+]
+SymbolOption = Annotated[
+    Path | None,
+    typer.Option("--symbol", metavar="FILE", help="The symbol file. Default: the one that SOURCE names."),
+]
+ParamsOption = Annotated[
+    Path | None,
+    typer.Option("--params", metavar="FILE", help="The params file. Default: the one that SOURCE names."),
+]
+EpochOption = Annotated[
+    int | None,
+    typer.Option(
+        "--epoch",
+        metavar="N",
+        min=0,
+        help="Take PREFIX-000N.params. Needed only where there are several.",
+    ),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        metavar="N",
+        min=1,
+        help="Side of the proof's largest image, in pixels. Default: what the graph declares, else 224 (32 for "
+        "networks of small images), else what fits.",
+    ),
+]
+OracleChoice = Annotated[
+    OracleOption,
+    typer.Option(
+        "--oracle",
+        help="Run MXNet itself as well, in float32. auto: if it is installed; mxnet: or else fail; none: never.",
+    ),
+]
+GoldenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--golden",
+        metavar="IO.npz",
+        help="Compare with recorded outputs as well: arrays in:NAME (the image), out:NAME (float32), ref64:NAME "
+        "(float64).",
+    ),
+]
+ReportOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write a report, of a failed proof too: .html, .json or .xml (JUnit). May be given more than once.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every binding, every figure.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+
+
+@app.command()
+def mxnet(
+    source: Source,
+    out: Out,
+    symbol: SymbolOption = None,
+    params: ParamsOption = None,
+    epoch: EpochOption = None,
+    image_size: ImageSizeOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove the result before it is written, or write it unproven.")
+    ] = True,
+    oracle: OracleChoice = OracleOption.AUTO,
+    golden: GoldenOption = None,
+    report: ReportOption = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite/--no-overwrite", help="Replace OUT if it is there, once proven; or refuse to."),
+    ] = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert an MXNet network to PyTorch and prove the result.
+
+    Reads PREFIX-symbol.json and PREFIX-0000.params, runs the graph as it was read and the written weights on the same
+    inputs in float64, and keeps OUT only if the two agree. If they do not, the exit code is 5 and OUT is as it was.
+    """
+    failed = None
+    with _talking(quiet or as_json) as say:
+        _check_reports(report)
+        from resnext_convert.converter import pipeline
+
+        try:
+            done = pipeline.convert(
+                "mxnet",
+                source,
+                out,
+                symbol=symbol,
+                params=params,
+                epoch=epoch,
+                image_size=image_size,
+                verify=verify,
+                oracle=oracle.value,
+                golden=golden,
+                overwrite=overwrite,
+                say=say,
+            )
+        except pipeline.ProofFailedError as error:
+            failed, done = error, error.report
+    if not (as_json or quiet):
+        from resnext_convert.converter import terminal
+
+        terminal.print_conversion(done, out, verbose=verbose)
+    _finish(done, failed, report, as_json=as_json)
+
+
+@app.command()
+def verify(
+    checkpoint: Checkpoint,
+    source: Source,
+    symbol: SymbolOption = None,
+    params: ParamsOption = None,
+    epoch: EpochOption = None,
+    image_size: ImageSizeOption = None,
+    oracle: OracleChoice = OracleOption.AUTO,
+    golden: GoldenOption = None,
+    report: ReportOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Repeat the proof on a checkpoint that exists.
+
+    Compares CHECKPOINT with SOURCE as a conversion does. The exit code is the verdict: 0 or 5. The report beside the
+    checkpoint is not needed.
+    """
+    with _talking(quiet or as_json) as say:
+        _check_reports(report)
+        from resnext_convert.converter import pipeline
+
+        proof = pipeline.verify(
+            checkpoint,
+            "mxnet",
+            source,
+            symbol=symbol,
+            params=params,
+            epoch=epoch,
+            image_size=image_size,
+            oracle=oracle.value,
+            golden=golden,
+            say=say,
+        )
+    if not (as_json or quiet):
+        from resnext_convert.converter import terminal
+
+        terminal.print_proof(proof, verbose=verbose)
+    failed = ProofError(f"the checkpoint does not compute what the source computes: {proof.failure}", file=checkpoint)
+    _finish(proof, None if proof.passed else failed, report, as_json=as_json)
+
+
+@app.command()
+def inspect(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Symbol files, params files, checkpoints (.pth), reports (.json); or a folder or a prefix of a pair.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list on stdout, complete, and nothing else.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print every tensor and every operator.")] = False,
+) -> None:
+    """Say what is in a file, or which network a pair of files holds.
+
+    A file is told by its content. Needs neither PyTorch nor MXNet. A file that cannot be read does not keep the others
+    from being shown; the exit code is then 3.
+    """
+    from resnext_convert.converter import inspection
+
+    found: list[Inspection] = []
+    failures: list[ConvertError] = []
+    for path in files:
+        try:
+            found.append(inspection.inspect(path))
+        except ConvertError as error:
+            failures.append(error)
+    if as_json:
+        _print_json(inspection.to_json(found))
+    else:
+        from resnext_convert.converter import terminal
+
+        terminal.print_inspections(found, verbose=verbose)
+    _end(failures)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"resnext-convert {__version__}\n")
+        raise typer.Exit
+
+
+def _check_reports(paths: list[Path] | None) -> None:
+    """Refuses what can be known to fail before the work is done."""
+    if not paths:
+        return
+    from resnext_convert.converter import report
+
+    for path in paths:
+        report.form(path)
+        if not path.parent.is_dir():
+            raise WriteError("there is no such folder", file=path.parent, hint="make the folder first")
+
+
+def _finish(record: Record, failed: ConvertError | None, reports: list[Path] | None, *, as_json: bool) -> None:
+    """Gives the reports and the exit code; a proof that failed counts more than a report that cannot be written."""
+    from resnext_convert.converter import report
+
+    if as_json:
+        _print_json(report.to_json(record))
+    errors = [failed] if failed else []
+    for path in reports or ():
+        try:
+            report.write(record, path)
+        except ConvertError as error:
+            errors.append(error)
+    _end(errors)
+
+
+def _end(errors: Sequence[ConvertError]) -> None:
+    """Explains all errors, and ends with the exit code of the first, if there is one."""
+    for error in errors:
+        _explain(error)
+    if errors:
+        raise typer.Exit(errors[0].exit_code)
+
+
+def _print_json(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _talking(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Shows what is being done (on a terminal only), and turns errors into a message and their exit code."""
+    try:
+        if quiet or not sys.stderr.isatty():
+            yield lambda message: None
+        else:
+            from resnext_convert.converter.terminal import progress
+
+            with progress() as say:
+                yield say
+    except ConvertError as error:
+        _end([error])
+
+
+def _explain(error: ConvertError) -> None:
+    lines = [f"error: {error}", *(f"  {note}" for note in getattr(error, "__notes__", ()))]
+    lines += [f"hint: {error.hint}"] if error.hint else []
+    sys.stderr.writelines(f"{printable(line)}\n" for line in lines)
+
+
+def main() -> None:
+    """The console script."""
+    # Like Ctrl-C: an exception, so that what was begun is cleaned up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; no file was left half written\n")
+        sys.exit(130)
