@@ -1,0 +1,104 @@
+# `make demo` and `make test` need Python 3.11 and nothing else; the README has the plain pip lines beside them.
+
+PYTHON     ?= $(shell command -v python3.11 || command -v python3)
+VENV       ?= .venv
+BIN        := $(VENV)/bin
+PIP        := $(BIN)/pip install -qq -c constraints.txt
+DEMO       ?= build/demo
+# Where the acceptance data are (the recordings of real engines, other people's graphs); not part of the repository.
+export RESNEXT_CONVERT_SHARED ?= ../shared
+
+# Two processes of one thread each are quicker on two cores than two of two.
+PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
+# tests/test_architecture.py holds this list against what the files import.
+NEED_TORCH := test_acceptance_recordings test_acceptance_releases test_breaks test_checkpoint test_checkpoint_load test_cli \
+              test_edge_cases test_inspection_results test_match test_module test_oracle_mxnet test_pipeline \
+              test_reference_operators test_releases test_runner test_torch_zip test_torchvision
+NEED_DEV   := test_architecture test_docs test_packaging
+DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
+TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
+
+.PHONY: help demo test lint oracle peers acceptance fixtures-check dist tests-without-dev tests-without-torch clean FORCE
+
+help:
+	@echo "make demo            convert the tiny release in fixtures/ and print the proof"
+	@echo "make test            run the tests"
+	@echo "make lint            formatting, lint, types, import rules"
+	@echo "make oracle          install MXNet 1.9.1 and run the tests that need it"
+	@echo "make peers           install torchvision and timm and run the tests that need them"
+	@echo "make acceptance      run the acceptance suite on the data in RESNEXT_CONVERT_SHARED ($(RESNEXT_CONVERT_SHARED))"
+	@echo "make fixtures-check  make the fixtures anew and compare every byte"
+	@echo "make dist            build the sdist and the wheel into dist/"
+
+demo: $(VENV)/.product
+	mkdir -p $(DEMO)
+	$(BIN)/resnext-convert mxnet fixtures/resnext-tiny $(DEMO)/resnext-tiny.pth --overwrite
+
+test: $(VENV)/.dev
+	$(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests fixtures benchmarks .ci/requirements.py
+	$(BIN)/lint-imports --no-cache
+
+oracle: $(VENV)/.mxnet
+	$(PYTEST) -m "mxnet and not acceptance"
+
+peers: $(VENV)/.peers
+	$(PYTEST) -m peers
+
+# Full-size networks, some of them timed: one after the other, with all cores.
+acceptance: $(VENV)/.mxnet
+	@test -d $(RESNEXT_CONVERT_SHARED)/golden || { \
+	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
+	$(BIN)/pytest -m acceptance
+
+fixtures-check: $(VENV)/.mxnet
+	$(BIN)/python fixtures/make_fixtures.py --check
+
+dist: $(VENV)/.dev
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+tests-without-dev:
+	@echo $(DEV_FREE)
+
+tests-without-torch:
+	@echo $(TORCH_FREE)
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info
+
+# --- environments ---------------------------------------------------------------------------------------------
+# An editable install in strict mode is a tree of links, so a new, moved or deleted module needs a new install: this
+# file changes when the list of modules does, and everything below depends on it.
+MODULES := $(sort $(wildcard *.py py.typed converter/*.py converter/*/*.py schemas/*))
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/modules: $(VENV)/bin/pip FORCE
+	@echo $(MODULES) | cmp -s - $@ || echo $(MODULES) > $@
+
+$(VENV)/.product: $(VENV)/modules pyproject.toml constraints.txt
+	$(PIP) -e . -C editable_mode=strict
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.product
+	$(PIP) -e '.[dev]' -C editable_mode=strict
+	@touch $@
+
+# MXNet's wheel pins numpy<2 although it runs with newer ones (docs/architecture.md, "The oracle"), hence --no-deps.
+$(VENV)/.mxnet: $(VENV)/.dev
+	$(PIP) -e '.[dev,mxnet]' -C editable_mode=strict
+	$(PIP) --no-deps mxnet
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.dev
+	$(PIP) -e '.[dev,peers]' -C editable_mode=strict
+	$(PIP) --no-deps torchvision timm
+	@touch $@
