@@ -20,7 +20,7 @@ NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
 
-.PHONY: help demo test lint oracle peers acceptance fixtures-check dist tests-without-dev tests-without-torch clean FORCE
+.PHONY: help demo test lint oracle peers acceptance mutations fixtures-check dist tests-without-dev tests-without-torch clean FORCE
 
 help:
 	@echo "make demo            convert the tiny release in fixtures/ and print the proof"
@@ -29,6 +29,7 @@ help:
 	@echo "make oracle          install MXNet 1.9.1 and run the tests that need it"
 	@echo "make peers           install torchvision and timm and run the tests that need them"
 	@echo "make acceptance      run the acceptance suite on the data in RESNEXT_CONVERT_SHARED ($(RESNEXT_CONVERT_SHARED))"
+	@echo "make mutations       read 100 000 damaged params files and as many symbol files"
 	@echo "make fixtures-check  make the fixtures anew and compare every byte"
 	@echo "make dist            build the sdist and the wheel into dist/"
 
@@ -58,6 +59,12 @@ acceptance: $(VENV)/.mxnet
 	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
 	$(BIN)/pytest -m acceptance
 
+# 100 000 damaged files of each kind; the two kinds side by side.
+mutations: $(VENV)/.dev
+	$(BIN)/python tests/fuzz_params.py --count 100000 > $(VENV)/fuzz_params.log & first=$$!; \
+	$(BIN)/python tests/fuzz_symbol.py --count 100000 > $(VENV)/fuzz_symbol.log; second=$$?; \
+	wait $$first && test $$second -eq 0 && tail -qn 1 $(VENV)/fuzz_params.log $(VENV)/fuzz_symbol.log
+
 fixtures-check: $(VENV)/.mxnet
 	$(BIN)/python fixtures/make_fixtures.py --check
 
@@ -74,6 +81,7 @@ clean:
 	rm -rf build dist $(VENV) *.egg-info
 
 # --- environments ---------------------------------------------------------------------------------------------
+# (`--config-settings` in full: pip 23.0, which Debian 12 brings, does not know `-C` yet.)
 # An editable install in strict mode is a tree of links, so a new, moved or deleted module needs a new install: this
 # file changes when the list of modules does, and everything below depends on it.
 MODULES := $(sort $(wildcard *.py py.typed converter/*.py converter/*/*.py schemas/*))
@@ -85,20 +93,20 @@ $(VENV)/modules: $(VENV)/bin/pip FORCE
 	@echo $(MODULES) | cmp -s - $@ || echo $(MODULES) > $@
 
 $(VENV)/.product: $(VENV)/modules pyproject.toml constraints.txt
-	$(PIP) -e . -C editable_mode=strict
+	$(PIP) -e . --config-settings editable_mode=strict
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.product
-	$(PIP) -e '.[dev]' -C editable_mode=strict
+	$(PIP) -e '.[dev]' --config-settings editable_mode=strict
 	@touch $@
 
 # MXNet's wheel pins numpy<2 although it runs with newer ones (docs/architecture.md, "The oracle"), hence --no-deps.
 $(VENV)/.mxnet: $(VENV)/.dev
-	$(PIP) -e '.[dev,mxnet]' -C editable_mode=strict
+	$(PIP) -e '.[dev,mxnet]' --config-settings editable_mode=strict
 	$(PIP) --no-deps mxnet
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.dev
-	$(PIP) -e '.[dev,peers]' -C editable_mode=strict
+	$(PIP) -e '.[dev,peers]' --config-settings editable_mode=strict
 	$(PIP) --no-deps torchvision timm
 	@touch $@

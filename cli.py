@@ -105,7 +105,7 @@ OracleChoice = Annotated[
     OracleOption,
     typer.Option(
         "--oracle",
-        help="Run MXNet itself as well, in float32. auto: if it is installed; mxnet: or else fail; none: never.",
+        help="Run MXNet itself as well, in float32 and float64. auto: if it is installed; mxnet: or fail; none: never.",
     ),
 ]
 GoldenOption = Annotated[
