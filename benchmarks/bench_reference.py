@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch
 from resnext_convert.converter import reference
 from resnext_convert.converter.graph import Conv
 from resnext_convert.converter.mxnet.source import read_pair
+from resnext_convert.converter.operators import OPERATORS
 from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.resnext.state_dict import assemble
 from resnext_convert.converter.runner import ModuleRunner
@@ -55,12 +57,8 @@ def by_operator(run: Callable[[], object]) -> dict[str, float]:
 
         return call
 
-    plain = dict(reference.OPERATORS)
-    reference.OPERATORS = {attrs: timed(operator) for attrs, operator in plain.items()}  # type: ignore[misc]
-    try:
+    with patch.object(reference, "OPERATORS", {attrs: timed(operator) for attrs, operator in OPERATORS.items()}):
         run()
-    finally:
-        reference.OPERATORS = plain  # type: ignore[misc]
     return spent
 
 

@@ -10,8 +10,8 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
+from resnext_convert.converter.origin import Origin
 from resnext_convert.converter.tensors import TensorStore
 
 Pair = tuple[int, int]
@@ -26,6 +26,7 @@ class Role(enum.StrEnum):
     BETA = "beta"
     MEAN = "running_mean"
     VAR = "running_var"
+    FACTOR = "moving_average_factor"
 
 
 class ActivationKind(enum.StrEnum):
@@ -81,29 +82,68 @@ class BatchNorm:
         eps: added to the variance, inside the root.
         momentum: the source framework's own, ``moving = moving * m + batch * (1 - m)``.
         fix_gamma: the stored gamma is ignored and taken as 1.
+        gamma: it has one; Caffe's has none (its Scale layer has).
+        beta: it has one.
+        factor: the stored statistics are sums, to be divided by the stored moving-average factor; where that is 0
+            they are taken as 0.
+        batch_statistics: mean and biased variance are those of the batch (N, H, W); nothing stored is used.
     """
 
     eps: float
     momentum: float
-    fix_gamma: bool
+    fix_gamma: bool = False
+    gamma: bool = True
+    beta: bool = True
+    factor: bool = False
+    batch_statistics: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """``x * gamma + beta``; gamma has the shape of x's axes ``axis`` to ``axis + num_axes``.
+
+    A second input takes the place of gamma (and its number of axes that of ``num_axes``); beta has gamma's shape.
+
+    Attributes:
+        axis: the first axis of gamma; from the end where negative.
+        num_axes: how many; 0: gamma is a number; -1: to the last.
+        bias: there is a beta.
+    """
+
+    axis: int = 1
+    num_axes: int = 1
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """``x + beta``; axes as for `Scale`. A second input takes the place of beta."""
+
+    axis: int = 1
+    num_axes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
-    """An element-wise function; LEAKY multiplies negative values by ``slope``."""
+    """An element-wise function; LEAKY multiplies negative values by ``slope``.
+
+    PRELU has one slope a channel, or (``shared``) one number for all.
+    """
 
     kind: ActivationKind
     slope: float = 0.0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """2-D pooling. A window that starts inside the padded map is kept, even where it covers padding alone.
+    """2-D pooling. A window that starts inside the padded map is kept, even where it covers padding alone (but `clip`).
 
     Output size ``floor`` or (``ceil=True``) ``ceil`` of ``(size + 2 * padding - kernel) / stride``, plus 1. MAX
     ignores padding. AVERAGE divides by the window clipped to ``size + padding`` on the far side, padding cells
     counted (``count_include_pad``), or by its real cells alone. ``global_pool`` takes the whole map, whatever
-    kernel, stride and padding say.
+    kernel, stride and padding say. ``clip`` is Caffe's rule: where there is padding (on either axis), a last window
+    that would start behind the map and its near padding is left out.
     """
 
     kind: PoolKind
@@ -111,30 +151,63 @@ class Pool:
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     ceil: bool = False
+    clip: bool = False
     count_include_pad: bool = True
     global_pool: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """``x @ weight.T + bias``; weight (out_features, in_features).
+    """``x @ weight.T + bias``; weight (out_features, in_features), the other way round with ``transpose``.
 
-    ``flatten`` makes x (N, everything else) first; otherwise the last axis is the one that is multiplied.
+    The axes of x from ``axis`` on (from the end where negative) are made one, which is multiplied; the others stay.
     """
 
     out_features: int
     bias: bool
-    flatten: bool
+    axis: int = 1
+    transpose: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Add:
-    """The sum of all inputs, broadcast as NumPy does."""
+    """The sum of all inputs, each times its coefficient if there are any, broadcast as NumPy does."""
+
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Multiply:
     """The product of all inputs, broadcast as NumPy does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maximum:
+    """The largest of all inputs, element by element."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """``(shift + scale * x) ** power``."""
+
+    power: float = 1.0
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LRN:
+    """Local response normalisation: ``x / (k + alpha / n * sum of squares) ** beta``.
+
+    Across channels the sum is over ``size`` neighbours and n is ``size``; within a channel it is over a window of
+    ``size x size`` cells padded with zeros, and n is their number (Caffe: an average pooling), with k = 1.
+    """
+
+    size: int = 5
+    alpha: float = 1.0
+    beta: float = 0.75
+    k: float = 1.0
+    within_channel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +227,14 @@ class Concat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Equal parts along ``axis``, one output each; ``squeeze`` drops the axis (its size is then 1)."""
+    """Parts along ``axis``, one output each: cut before ``points``, or equal where there are none.
+
+    ``squeeze`` drops the axis (its size is then 1).
+    """
 
     axis: int
     parts: int
+    points: tuple[int, ...] = ()
     squeeze: bool = False
 
 
@@ -168,16 +245,25 @@ class Slice:
     bounds: tuple[tuple[int | None, int | None, int | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flatten:
-    """(N, everything else) in C order."""
+    """The axes ``axis`` to ``end_axis`` (inclusive; from the end where negative) made one, in C order."""
+
+    axis: int = 1
+    end_axis: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reshape:
-    """A new shape; 0 copies a dimension, -1 is inferred (MXNet 1.9.1, matrix_op-inl.h, InferReshapeShape)."""
+    """A new shape for ``num_axes`` axes from ``axis`` on (-1: all of them); the others stay.
+
+    0 copies the dimension at its place, -1 is inferred (MXNet 1.9.1, matrix_op-inl.h, InferReshapeShape; Caffe,
+    reshape_layer.cpp).
+    """
 
     shape: tuple[int, ...]
+    axis: int = 0
+    num_axes: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +300,8 @@ class Unknown:
 
 
 Attrs = (
-    Conv | BatchNorm | Activation | Pool | Linear | Add | Multiply | Scalar | Concat | Split | Slice | Flatten | Reshape
-    | Transpose | Softmax | Identity | Cast | Unknown
+    Conv | BatchNorm | Scale | Bias | Activation | Pool | Linear | Add | Multiply | Maximum | Power | LRN | Scalar
+    | Concat | Split | Slice | Flatten | Reshape | Transpose | Softmax | Identity | Cast | Unknown
 )  # fmt: skip
 
 
@@ -283,32 +369,6 @@ class Graph:
                 chosen.append(node)
                 wanted.update(node.inputs)
         return reversed(chosen)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a model came from.
-
-    Attributes:
-        framework: ``mxnet``.
-        version: the framework's version that wrote the graph, as far as it says, such as ``1.9.1``.
-        files: the files that were read, by what they are (``symbol``, ``params``), the graph's first.
-        input_shape: the shape (N, C, H, W) that the graph declares for its input, 0 where unknown; None: none declared.
-        renamed: tensors (without a prefix) that the graph has under another name, and that name.
-        warnings: what was odd about the files and how it was understood.
-    """
-
-    framework: str
-    version: str | None
-    files: Mapping[str, Path]
-    input_shape: tuple[int, ...] | None = None
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def graph_file(self) -> Path:
-        """The file that holds the graph: the first of ``files``."""
-        return next(iter(self.files.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext_convert.converter.graph import Activation, ActivationKind, Add, Graph, Identity, Node, Origin, Split
+from resnext_convert.converter.graph import Activation, ActivationKind, Add, Graph, Identity, Node, Split
+from resnext_convert.converter.origin import Origin
 
 RELU = Activation(kind=ActivationKind.RELU)
 

@@ -96,11 +96,11 @@ MEANINGS: list[tuple[str, dict[str, str], Attrs]] = [
     ("_contrib_AdaptiveAvgPooling2D", {"output_size": "1"}, GLOBAL),
     ("_contrib_AdaptiveAvgPooling2D", {"output_size": "(1, 1)"}, GLOBAL),
     ("_contrib_AdaptiveAvgPooling2D", {"output_size": "None"}, GLOBAL),
-    ("FullyConnected", {"num_hidden": "10"}, Linear(out_features=10, bias=True, flatten=True)),
+    ("FullyConnected", {"num_hidden": "10"}, Linear(out_features=10, bias=True, axis=1)),
     (
         "FullyConnected",
         {"num_hidden": "10", "no_bias": "True", "flatten": "False"},
-        Linear(out_features=10, bias=False, flatten=False),
+        Linear(out_features=10, bias=False, axis=-1),
     ),
     *((name, {}, Add()) for name in ("elemwise_add", "_add", "_plus", "_Plus", "_grad_add")),
     *((name, {}, Add()) for name in ("broadcast_add", "broadcast_plus")),

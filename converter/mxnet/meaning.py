@@ -191,9 +191,8 @@ def adaptive_pooling(attributes: Attributes) -> Meaning:
 
 def fully_connected(attributes: Attributes) -> Meaning:
     bias = not attributes.boolean("no_bias")
-    linear = Linear(
-        out_features=attributes.integer("num_hidden", minimum=1), bias=bias, flatten=attributes.boolean("flatten")
-    )
+    axis = 1 if attributes.boolean("flatten") else -1
+    linear = Linear(out_features=attributes.integer("num_hidden", minimum=1), bias=bias, axis=axis)
     return linear, _WEIGHTED if bias else _WEIGHTED[:2]
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resnext_convert.converter.errors import MissingFileError, UsageError, in_file
-from resnext_convert.converter.graph import Activation, ActivationKind, Node, Origin, Pool, PoolKind, SourceModel
+from resnext_convert.converter.graph import Activation, ActivationKind, Node, Pool, PoolKind, SourceModel
 from resnext_convert.converter.mxnet.attributes import parse_integers
 from resnext_convert.converter.mxnet.binding import Bound, bind
 from resnext_convert.converter.mxnet.checks import check_shapes, check_values
 from resnext_convert.converter.mxnet.params import read_params
 from resnext_convert.converter.mxnet.symbol import SymbolFile, read_symbol
+from resnext_convert.converter.origin import Origin
 
 _SYMBOL_SUFFIX = "-symbol.json"
 _EPOCH = re.compile(r"(?P<prefix>.*)-(?P<epoch>[0-9]{4,})\.params", re.DOTALL)  # mx.model.save_checkpoint: %s-%04d
