@@ -127,6 +127,10 @@ def _not_plain(path: Path, found: str) -> FormatError:
 def load(path: Path | str) -> ResNeXt:
     """The module that a checkpoint and its report describe: exact configuration, evaluation mode, weights mapped.
 
+    It has one dtype, that of the weights, and takes images of it. Where the checkpoint holds running statistics in
+    float64 beside weights in float32 (quotients that float32 cannot hold), they are rounded here, as
+    ``load_state_dict`` would round them.
+
     Raises:
         MissingFileError: the checkpoint or its report is not there.
         FormatError: either cannot be read, or they do not belong together.
@@ -146,7 +150,8 @@ def load(path: Path | str) -> ResNeXt:
         )
     state = read(path)
     try:
-        return build(config, state)
+        module = build(config, state)
+        return module.to(module.get_parameter("fc.weight").dtype)
     except Exception as error:  # a damaged configuration asks torch for layers that it refuses in many ways
         raise FormatError(f"the checkpoint is not of the configuration in its report: {error}", file=path) from error
 

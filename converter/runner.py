@@ -17,6 +17,8 @@ State = Mapping[str, torch.Tensor]
 def build(config: ResNeXtConfig, state: State) -> ResNeXt:
     """The module with these weights (not copied), in evaluation mode.
 
+    Each keeps its dtype: it runs where that is one, or made one by ``to``.
+
     Raises:
         RuntimeError: the state dict is not the module's.
     """
@@ -34,7 +36,7 @@ class ModuleRunner:
 
     Args:
         config: the network.
-        state: its state dict, of any floating dtype; copied only where the dtype differs.
+        state: its state dict, of any floating dtypes; copied only where they differ from ``dtype``.
         dtype: of weights and activations.
     """
 

@@ -188,7 +188,17 @@ def _ungrouped(unit: UnitConfig) -> UnitConfig:
 
 spellings = st.builds(
     Spelling,
+    norms=st.sampled_from(["whole", "whole", "apart", "apart", "unscaled", "scale"]),
+    scale_bias=st.booleans(),
+    scale_axis=st.sampled_from([1, -3]),
+    factor=st.sampled_from([None, 1.0, 999.98, 19.811]),
+    figure=st.sampled_from("abcd"),
+    tree=st.booleans(),
+    conv_head=st.booleans(),
+    flat=st.sampled_from(["", "before softmax", "behind softmax"]),
+    transposed=st.booleans(),
     linear_gates=st.booleans(),
+    gate_rows=st.booleans(),
     flatten_nodes=st.booleans(),
     shortcut_first=st.booleans(),
     identities=st.booleans(),

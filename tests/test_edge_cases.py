@@ -78,5 +78,5 @@ def test_an_absent_fix_gamma_ignores_the_stored_gamma(tmp_path: Path) -> None:
         "mxnet", FIXTURES / "mxnet/recordings/1.9.1-bn_defaults/model", tmp_path / "out.pth", verify=False
     )
     gamma = next(binding for binding in report.bindings if binding.target == "bn_data.weight")
-    assert gamma.source == "arg:bn_data_gamma"
+    assert gamma.sources == ("arg:bn_data_gamma",)
     assert gamma.transform is Transform.ONES

@@ -5,15 +5,25 @@ from __future__ import annotations
 import pytest
 
 from resnext_convert.converter.errors import LedgerError
-from resnext_convert.converter.resnext.ledger import Binding, Ignored, Ledger, Transform
+from resnext_convert.converter.resnext.ledger import Binding, Ignored, Ledger, Transform, used
+
+
+def bound(target: str, *sources: str, transform: Transform = Transform.IDENTITY) -> Binding:
+    return Binding(target=target, sources=sources, transform=transform)
+
+
+BINDINGS = (
+    bound("bn1.weight", "arg:gamma", transform=Transform.ONES),
+    bound("conv1.weight", "arg:weight"),
+    bound("bn1.num_batches_tracked", transform=Transform.ZERO),
+)
 
 
 def balanced() -> Ledger:
     """Two targets from a tensor each, one of them not in the source's values, and a counter from none."""
     ledger = Ledger()
-    ledger.bind("bn1.weight", "arg:gamma", Transform.ONES)
-    ledger.bind("conv1.weight", "arg:weight")
-    ledger.bind("bn1.num_batches_tracked", None, Transform.ZERO)
+    for binding in BINDINGS:
+        ledger.bind(binding)
     return ledger
 
 
@@ -24,11 +34,7 @@ def test_the_order_is_the_targets_and_the_files() -> None:
         {"arg:a": "of another head"},
         "no node names it",
     )
-    assert bindings == (
-        Binding(target="conv1.weight", source="arg:weight", transform=Transform.IDENTITY),
-        Binding(target="bn1.weight", source="arg:gamma", transform=Transform.ONES),
-        Binding(target="bn1.num_batches_tracked", source=None, transform=Transform.ZERO),
-    )
+    assert bindings == (BINDINGS[1], BINDINGS[0], BINDINGS[2])
     assert ignored == (
         Ignored(source="arg:z", reason="no node names it"),
         Ignored(source="arg:a", reason="of another head"),
@@ -38,7 +44,7 @@ def test_the_order_is_the_targets_and_the_files() -> None:
 def test_a_target_is_filled_once() -> None:
     ledger = balanced()
     with pytest.raises(LedgerError, match=r"the target 'conv1\.weight' is filled twice") as error:
-        ledger.bind("conv1.weight", "arg:other")
+        ledger.bind(bound("conv1.weight", "arg:other"))
     assert "arg:weight" in str(error.value)
     assert "arg:other" in str(error.value)
     assert error.value.exit_code == 4
@@ -47,14 +53,14 @@ def test_a_target_is_filled_once() -> None:
 def test_a_source_is_used_once() -> None:
     ledger = balanced()
     with pytest.raises(LedgerError, match="'arg:weight' is used twice") as error:
-        ledger.bind("layer1.0.conv1.weight", "arg:weight")
+        ledger.bind(bound("layer1.0.conv1.weight", "arg:weight"))
     assert error.value.found == "conv1.weight and layer1.0.conv1.weight"
     assert "share their weights" in str(error.value.hint)
 
 
 def test_what_fills_several_targets_is_no_tensor() -> None:
     ledger = balanced()
-    ledger.bind("bn2.num_batches_tracked", None, Transform.ZERO)
+    ledger.bind(bound("bn2.num_batches_tracked", transform=Transform.ZERO))
 
 
 @pytest.mark.parametrize(
@@ -90,10 +96,38 @@ def test_all_that_is_wrong_is_said_at_once_and_in_the_same_order() -> None:
     )
 
 
-def test_transforms_say_what_they_do() -> None:
-    assert {transform.name: transform.value.split(":")[0] for transform in Transform} == {
-        "IDENTITY": "identity",
-        "ONES": "ones",
-        "ZERO": "zero",
-        "LINEAR_TO_CONV": "reshape (out, in) to (out, in, 1, 1)",
-    }
+def test_a_factor_may_divide_several_and_is_not_left_over() -> None:
+    ledger = Ledger()
+    for statistic in ("mean", "var"):
+        ledger.bind(
+            Binding(target=statistic, sources=(f"sum of {statistic}",), transform=Transform.FACTOR, factors=("factor",))
+        )
+    bindings, ignored = ledger.close(["factor", "sum of mean", "sum of var"], ["mean", "var"], {}, "")
+    assert ignored == ()
+    assert used(bindings) == 3
+    with pytest.raises(LedgerError, match="factor is not in the file"):
+        ledger.close(["sum of mean", "sum of var"], ["mean", "var"], {}, "")
+
+
+def test_each_branch_is_used_once() -> None:
+    ledger = balanced()
+    with pytest.raises(LedgerError, match="'b' is used twice") as error:
+        ledger.bind(bound("layer1.0.conv1.weight", "a", "b", "b"))
+    assert error.value.found == "layer1.0.conv1.weight and layer1.0.conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("binding", "origin", "how"),
+    [
+        (bound("k", transform=Transform.NO_GAMMA), "", Transform.NO_GAMMA.value),
+        (bound("k", "a"), "a", "identity"),
+        (bound("k", "a", "b", transform=Transform.SUM), "a and 1 more", Transform.SUM.value),
+        (
+            Binding(target="k", sources=("a", "b", "c"), transform=Transform.IDENTITY, axis=1),
+            "a and 2 more",
+            "identity; the 3 branches stacked along axis 1",
+        ),
+    ],
+)
+def test_a_binding_in_words(binding: Binding, origin: str, how: str) -> None:
+    assert (binding.origin, binding.how) == (origin, how)

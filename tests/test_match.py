@@ -7,36 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from graph_builder import PARAMS, TINY, GraphBuilder, Spelling, source_model, with_attrs
+from graph_builder import (
+    PARAMS,
+    TINY,
+    GraphBuilder,
+    Spelling,
+    as_spelled,
+    in_branches,
+    source_model,
+    with_attrs,
+)
 from hypothesis import given, settings
+from matching import ROUNDING, both_sides
 from random_configs import Network, networks, spellings
 from single_node import ramp
 
 from resnext_convert.converter.compare import compare
-from resnext_convert.converter.graph import BatchNorm, Node, Pool, Softmax, SourceModel
-from resnext_convert.converter.reference import ReferenceExecutor
+from resnext_convert.converter.graph import BatchNorm, Node, Pool, Softmax
 from resnext_convert.converter.resnext.config import ConvConfig, resnext
-from resnext_convert.converter.resnext.ledger import Transform
-from resnext_convert.converter.resnext.match import UNUSED, Head, Match, match
+from resnext_convert.converter.resnext.ledger import Transform, used
+from resnext_convert.converter.resnext.match import UNUSED, Head, match
 from resnext_convert.converter.resnext.module import ResNeXt
-from resnext_convert.converter.resnext.state_dict import assemble
-from resnext_convert.converter.runner import ModuleRunner
-from resnext_convert.converter.tensors import Array, TensorStore
-
-# Two float64 computations of the same sums in another order; 3e-15 of peak was the most that was measured here.
-ROUNDING = 1e-12
-
-
-def state_of(found: Match, model: SourceModel) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(np.array(values)) for key, values in assemble(found, model.tensors).items()}
-
-
-def both_sides(found: Match, model: SourceModel, image: Array) -> dict[str, tuple[Array, Array]]:
-    """(reference, module) for every activation, in float64."""
-    values = dict(found.activations)
-    reference = ReferenceExecutor(model.graph, model.tensors).run({"data": image}, values.values())
-    module = ModuleRunner(found.config, state_of(found, model), torch.float64).run(image, values)
-    return {name: (reference[value], module[name]) for name, value in values.items()}
+from resnext_convert.converter.tensors import TensorStore
 
 
 @settings(max_examples=150)
@@ -45,10 +37,11 @@ def test_any_member_of_the_family(network: Network, spelling: Spelling) -> None:
     """Whatever the configuration and its spelling: it is found again, its books balance, and the numbers agree."""
     model = source_model(network.config, spelling)
     found = match(model)
-    assert found.config == network.config
+    assert found.config == as_spelled(network.config, spelling)
     assert [binding.target for binding in found.bindings] == list(network.config.state_shapes())
-    assert {binding.source for binding in found.bindings if binding.source} == set(model.tensors)
+    assert used(found.bindings) == len(model.tensors)
     assert found.ignored == ()
+    assert (len(found.heads), found.other_heads) == (1, ())
     image = ramp(2, network.config.in_channels, *network.size)
     diffs = [compare(name, *pair) for name, pair in both_sides(found, model, image).items()]
     assert [str(diff) for diff in diffs if not diff.within(ROUNDING)] == []
@@ -66,7 +59,14 @@ def test_the_activations_are_all_layers_in_the_order_of_execution(network: Netwo
         name for name, layer in module.named_modules()
         if isinstance(layer, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear) and ".se." not in name
     }  # fmt: skip
-    assert layers <= set(names)
+    inside = {
+        f"{name}.{layer}{place}"
+        for name, block in zip(found.blocks, network.config.blocks(), strict=True)
+        for layer in ("conv", "bn")
+        for place in range(1, len(block.units) + 1)
+        if in_branches(block, spelling)
+    }
+    assert layers - inside <= set(names)
     assert len(set(names)) == len(names)
     seen: list[str] = []
     for name in names:
@@ -112,8 +112,8 @@ def test_names_say_nothing() -> None:
     tensors = TensorStore({lies[name]: ref for name, ref in model.tensors.items()}, PARAMS)
     found, straight = match(replace(model, graph=graph, tensors=tensors)), match(model)
     assert found.config == straight.config
-    assert [(b.target, b.source) for b in found.bindings] == [
-        (b.target, lies[b.source] if b.source else None) for b in straight.bindings
+    assert [(b.target, b.sources) for b in found.bindings] == [
+        (b.target, tuple(lies[source] for source in b.sources)) for b in straight.bindings
     ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,19 +15,27 @@ from resnext_convert.converter.graph import (
     ActivationKind,
     Add,
     Attrs,
+    BatchNorm,
     Cast,
     Flatten,
     Graph,
     Identity,
     Node,
     Reshape,
+    Role,
+    Scale,
+    Slice,
+    Split,
 )
 from resnext_convert.converter.normalize import (
     drop_identities,
+    join_scales,
     merge_additions,
     normalize,
     reshape_to_flatten,
     restrict,
+    scales_channels,
+    slices_to_split,
 )
 from resnext_convert.converter.reference import ReferenceExecutor
 
@@ -57,10 +68,20 @@ def test_an_identity_alone() -> None:
     assert drop_identities(graph(("a", Identity(), "x"), outputs="a")).outputs == ("x",)
 
 
-@pytest.mark.parametrize(("shape", "flat"), [((0, -1), True), ((-1, 0), False), ((0, 0, -1), False), ((1, -1), False)])
-def test_one_reshape_is_a_flatten(shape: tuple[int, ...], flat: bool) -> None:
-    (node,) = reshape_to_flatten(graph(("a", Reshape(shape=shape), "x"), outputs="a")).nodes
-    assert node.attrs == (Flatten() if flat else Reshape(shape=shape))
+@pytest.mark.parametrize(
+    ("reshape", "flat"),
+    [
+        (Reshape(shape=(0, -1)), True),
+        (Reshape(shape=(-1, 0)), False),
+        (Reshape(shape=(0, 0, -1)), False),
+        (Reshape(shape=(1, -1)), False),
+        (Reshape(shape=(0, -1), axis=1), False),
+        (Reshape(shape=(0, -1), num_axes=2), False),
+    ],
+)
+def test_one_reshape_is_a_flatten(reshape: Reshape, flat: bool) -> None:
+    (node,) = reshape_to_flatten(graph(("a", reshape, "x"), outputs="a")).nodes
+    assert node.attrs == (Flatten() if flat else reshape)
 
 
 def test_a_sum_of_sums_is_one_sum() -> None:
@@ -84,6 +105,129 @@ def test_a_sum_that_somebody_needs_stays(reader: tuple[str, Attrs, str], outputs
 def test_a_sum_that_two_read_stays() -> None:
     kept = graph(("a", RELU, "x"), ("b", Add(), "xa"), ("c", Add(), "bx"), ("d", Add(), "ba"), outputs="cd")
     assert merge_additions(kept) == kept
+
+
+def test_a_sum_of_itself_stays() -> None:
+    """Written out, forty of them would be a sum of 2**40 terms."""
+    lines = [(chr(ord("a") + i), Add(), 2 * ("x" if i == 0 else chr(ord("a") + i - 1))) for i in range(24)]
+    doubled = graph(*lines, outputs="x")
+    assert merge_additions(doubled) == doubled
+
+
+def test_coefficients_of_one_are_none() -> None:
+    ones, half = Add(coefficients=(1.0, 1.0)), Add(coefficients=(1.0, 0.5))
+    sums = graph(
+        ("a", RELU, "x"), ("b", ones, "xa"), ("c", half, "bx"), ("d", ones, "ca"), ("e", ones, "dx"), outputs="e"
+    )
+    found = merge_additions(sums)
+    assert wiring(found) == {"a": "x", "b": "xa", "c": "bx", "e": "cax"}
+    assert [node.attrs for node in found.nodes[1:]] == [Add(), half, Add()]
+
+
+BARE = BatchNorm(eps=1e-5, momentum=0.9, gamma=False, beta=False, factor=True)
+NORM = {Role.MEAN: "m", Role.VAR: "v", Role.FACTOR: "f"}
+
+
+def scaled(norm: BatchNorm, scale: Scale, *more: tuple[str, Attrs, str], outputs: str = "c") -> Graph:
+    """A normalisation ``b`` of the input and a scale ``c`` of it."""
+    made = graph(("b", norm, "x"), ("c", scale, "b"), *more, outputs=outputs)
+    params = NORM, {Role.GAMMA: "g"} | ({Role.BETA: "e"} if scale.bias else {})
+    norms = [replace(node, params=role) for node, role in zip(made.nodes, params, strict=False)]
+    return replace(made, nodes=(*norms, *made.nodes[2:]))
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_scale_behind_a_normalisation_is_part_of_it(bias: bool, axis: int) -> None:
+    (node,) = join_scales(scaled(BARE, Scale(axis=axis, bias=bias))).nodes
+    assert node.attrs == replace(BARE, gamma=True, beta=bias)
+    assert (node.name, node.inputs, node.outputs) == ("b", ("x",), ("c",))
+    assert node.params == NORM | {Role.GAMMA: "g"} | ({Role.BETA: "e"} if bias else {})
+
+
+def test_a_gamma_that_a_scale_brings_is_not_fixed() -> None:
+    (node,) = join_scales(scaled(replace(BARE, fix_gamma=True), Scale(bias=True))).nodes
+    assert node.attrs == replace(BARE, gamma=True, beta=True)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        scaled(replace(BARE, gamma=True), Scale(bias=True)),
+        scaled(replace(BARE, beta=True), Scale(bias=True)),
+        scaled(BARE, Scale(axis=2, bias=True)),
+        scaled(BARE, Scale(num_axes=-1, bias=True)),
+        scaled(BARE, Scale(num_axes=0, bias=True)),
+        scaled(BARE, Scale(bias=True), outputs="bc"),
+        scaled(BARE, Scale(bias=True), ("d", RELU, "b"), outputs="cd"),
+        graph(("b", BARE, "x"), ("c", Scale(bias=False), "bx"), outputs="c"),
+        graph(("b", BARE, "x"), ("c", Scale(bias=False), "xb"), outputs="c"),
+        graph(("b", BARE, "x"), ("c", RELU, "b"), outputs="c"),
+    ],
+)
+def test_other_scales_stay(kept: Graph) -> None:
+    assert join_scales(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("attrs", "read", "scales"),
+    [
+        (Scale(bias=True), "x", True),
+        (Scale(axis=-3, bias=False), "x", True),
+        (Scale(axis=-2, bias=False), "x", False),
+        (Scale(axis=0, bias=False), "x", False),
+        (Scale(num_axes=2, bias=False), "x", False),
+        (Scale(bias=False), "xx", False),
+        (BARE, "x", False),
+    ],
+)
+def test_which_scales_are_of_channels(attrs: Attrs, read: str, scales: bool) -> None:
+    (node,) = graph(("a", attrs, read), outputs="a").nodes
+    assert scales_channels(node) is scales
+
+
+def cut(begin: int | None, end: int | None, *, axis: int = 1, rest: int = 0) -> Slice:
+    whole = (None, None, None)
+    return Slice(bounds=(*[whole] * axis, (begin, end, None), *[whole] * rest))
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(cut(0, 2), cut(4, 6)), (cut(None, 2), cut(4, None)), (cut(0, 2, rest=2), cut(4, None, rest=1))],
+)
+def test_slices_of_all_channels_are_one_split(first: Slice, last: Slice) -> None:
+    slices = graph(("b", RELU, "x"), ("c", last, "b"), ("d", first, "b"), ("e", cut(2, 4), "b"), outputs="dec")
+    found = slices_to_split(slices)
+    relu, split = found.nodes
+    assert relu == slices.nodes[0]
+    assert split.attrs == Split(axis=1, parts=3, points=(2, 4))
+    assert (split.inputs, split.outputs) == (("b",), ("d", "e", "c"))
+    image = ramp(2, 6, 3, 3)
+    before, after = (ReferenceExecutor(which, store({})).run({"x": image}, "dec") for which in (slices, found))
+    assert all(np.array_equal(before[value], after[value]) for value in "dec")
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        [cut(0, 2)],
+        [cut(0, 2), cut(2, 3)],
+        [cut(0, 2), cut(2, 6)],
+        [cut(0, 2), cut(3, 5)],
+        [cut(2, 4), cut(4, 6)],
+        [cut(0, 2), cut(-4, 4)],
+        [cut(0, 2), cut(2, -2)],
+        [cut(0, None), cut(2, None)],
+        [cut(0, 2, axis=2), cut(2, 4, axis=2)],
+        [cut(0, 2), Slice(bounds=((None, None, None), (2, 4, 2)))],
+        [cut(0, 2), Slice(bounds=((1, None, None), (2, 4, None)))],
+        [cut(0, 2), Slice(bounds=((None, None, None), (2, 4, None), (1, None, None)))],
+    ],
+)
+def test_other_slices_stay(slices: list[Slice]) -> None:
+    names = "abcdef"[: len(slices)]
+    kept = graph(*((name, part, "x") for name, part in zip(names, slices, strict=True)), outputs=names)
+    assert slices_to_split(kept) == kept
 
 
 def test_restricted_to_one_head() -> None:

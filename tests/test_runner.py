@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from graph_builder import TINY, source_model
+from checkpoints import save, tiny_arrays
+from graph_builder import TINY, Spelling, source_model
+from pydantic import TypeAdapter
 from single_node import ramp
 from torch import nn
 
+from resnext_convert.converter import checkpoint
+from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.match import match
+from resnext_convert.converter.resnext.module import ResNeXt
 from resnext_convert.converter.resnext.state_dict import assemble
 from resnext_convert.converter.runner import ModuleRunner, build
 
@@ -94,3 +101,45 @@ def test_the_whole_module_is_its_last_layer() -> None:
     found = runner.run(ramp(1, 3, 32, 32), ["fc", ""])
     assert np.array_equal(found["fc"], found[""])
     assert isinstance(runner.module, nn.Module)
+
+
+# Statistics in float64 beside weights in float32
+
+
+def mixed() -> dict[str, torch.Tensor]:
+    arrays = tiny_arrays(Spelling(norms="apart", factor=999.98))
+    state = {key: torch.from_numpy(np.array(values)) for key, values in arrays.items()}
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.float64, torch.int64}
+    return state
+
+
+def test_the_proof_sees_the_statistics_as_they_are() -> None:
+    state = mixed()
+    wide, narrow = (ModuleRunner(TINY, state, dtype).module for dtype in (torch.float64, torch.float32))
+    for key, stored in state.items():
+        assert torch.equal(wide.state_dict()[key], stored.to(torch.float64) if stored.ndim else stored)
+        assert torch.equal(narrow.state_dict()[key], stored.to(torch.float32) if stored.ndim else stored)
+    image = ramp(1, 3, 32, 32).astype(np.float32)
+    outputs = [ModuleRunner(TINY, state, dtype).run(image, ["fc"])["fc"] for dtype in (torch.float64, torch.float32)]
+    assert [output.dtype for output in outputs] == [np.float64, np.float32]
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-5 * np.abs(outputs[0]).max()
+
+
+def test_a_loaded_module_has_the_dtype_of_its_weights(tmp_path: Path) -> None:
+    arrays = tiny_arrays(Spelling(norms="apart", factor=999.98))
+    path = save(arrays, tmp_path / "out.pth")
+    config = TypeAdapter(ResNeXtConfig).dump_python(TINY, mode="json")
+    (tmp_path / "out.json").write_text(json.dumps({"output": {"sha256": checkpoint.sha256(path)}, "config": config}))
+    module = checkpoint.load(path)
+    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32, torch.int64}
+    assert np.array_equal(module.get_buffer("bn1.running_var").numpy(), arrays["bn1.running_var"].astype(np.float32))
+    with torch.inference_mode():
+        assert module(torch.zeros(1, 3, 32, 32)).dtype == torch.float32
+
+
+def test_load_state_dict_rounds_the_statistics() -> None:
+    """What PyTorch's own way to load does with them."""
+    state = mixed()
+    module = ResNeXt(TINY)
+    module.load_state_dict(state)
+    assert torch.equal(module.get_buffer("bn1.running_mean"), state["bn1.running_mean"].float())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from graph_builder import Spelling
 from small_net import AVERAGE, NORMALISES, NOT_HERE, SIGMOID, Net, found, refused
 
 from resnext_convert.converter.errors import NotResNeXtError
@@ -18,6 +19,7 @@ from resnext_convert.converter.graph import (
     Reshape,
     Scalar,
     ScalarKind,
+    Scale,
     Softmax,
     Unknown,
 )
@@ -35,6 +37,28 @@ def test_the_classifier_behind_softmaxes_and_beside_other_heads() -> None:
     other = net.op(AVERAGE, "data")
     for heads in ((logits,), (soft,), (logits, soft), (other, soft), (soft, other, "data")):
         assert find_classifier(net.model(*heads).graph).outputs == (logits,)
+
+
+def test_a_1x1_convolution_behind_a_pooling_is_a_classifier() -> None:
+    net = Net()
+    features = net.basic(net.stem())
+    logits = net.c(net.op(AVERAGE, features), 1)
+    soft = net.op(Softmax(axis=1), logits)
+    for head in (logits, soft, net.op(Flatten(), soft), net.op(Softmax(axis=-1), net.op(Flatten(), logits))):
+        assert find_classifier(net.model(head).graph).outputs == (logits,)
+    parts = found(net, logits)
+    assert (parts.logits, parts.classifier.outputs) == (logits, (logits,))
+    assert parts.pool is not None
+    for other in (net.c(features, 1), net.c(net.op(AVERAGE, features), 3), net.c(net.op(Flatten(), features), 1)):
+        with pytest.raises(NotResNeXtError, match="no heads of the graph end in a fully connected layer"):
+            find_classifier(net.model(other).graph)
+
+
+def test_a_convolution_and_a_fully_connected_layer_are_two_classifiers() -> None:
+    net = Net()
+    pooled = net.op(AVERAGE, net.basic(net.stem()))
+    with pytest.raises(NotResNeXtError, match="2 heads of the graph end in a fully connected layer"):
+        find_classifier(net.model(net.c(pooled, 1), net.fc(pooled)).graph)
 
 
 @pytest.mark.parametrize("classifiers", [0, 2, 3])
@@ -111,6 +135,32 @@ def test_units_without_normalisation_or_relu() -> None:
     first, last = parts.stages[0][0].residual.units
     assert (first.norm, first.relu is not None) == (None, True)
     assert (last.norm, last.relu) == (None, None)
+
+
+def test_scales_in_place_of_normalisations() -> None:
+    net = Net()
+    net.spelling = Spelling(norms="scale", scale_axis=-3)
+    data = net.norm(NormConfig(channels=3), "data")
+    stem = net.cbr(net.c(data, 3, 3))
+    parts = found(net, net.head(net.basic(stem)))
+    assert parts.data_norm is not None
+    assert isinstance(parts.data_norm.attrs, Scale)
+    assert [unit.norm is None for unit in parts.stem] == [True, False]
+    assert all(unit.norm for unit in parts.stages[0][0].residual.units)
+
+
+def test_a_gate_of_rows() -> None:
+    """The product of maps and (N, C) is a Scale by a second value."""
+    net = Net()
+    fork = net.stem()
+    end = net.cb(net.cbr(fork))
+    gate = net.gate(end, linear=True)
+    rows = net.nodes.pop().inputs[0]
+    product = net.op(Scale(axis=0, bias=False), end, rows)
+    assert product == gate  # it took the place of the reshape
+    excitation = found(net, net.head(net.ends(product, fork))).stages[0][0].residual.excitation
+    assert excitation is not None
+    assert excitation.multiply.outputs == (product,)
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -213,17 +263,52 @@ def test_something_else_before_the_classifier(put: Put, problem: str, found: str
 def test_a_classifier_that_does_not_flatten() -> None:
     net = Net()
     pooled = net.op(AVERAGE, net.basic(net.stem()))
-    logits = net.op(Linear(out_features=5, bias=False, flatten=False), pooled)
+    logits = net.op(Linear(out_features=5, bias=False, axis=-1), pooled)
     refused(net, logits, logits, NOT_HERE, "the classifier")
-    flat = net.op(Linear(out_features=5, bias=False, flatten=False), net.op(Flatten(), pooled))
+    flat = net.op(Linear(out_features=5, bias=False, axis=-1), net.op(Flatten(), pooled))
     assert found(net, flat).logits == flat
+
+
+@pytest.mark.parametrize(
+    ("flatten", "axis", "right"),
+    [
+        (None, 1, True),
+        (None, -3, True),
+        (None, 2, False),
+        (None, -2, False),
+        (None, 0, False),
+        (Flatten(), 1, True),
+        (Flatten(), -1, True),
+        (Flatten(), -3, False),
+        (Flatten(axis=-3, end_axis=3), 1, True),
+        (Flatten(axis=2), 1, False),
+        (Flatten(axis=0), 1, False),
+        (Flatten(end_axis=2), 1, False),
+    ],
+)
+def test_which_axes_are_flattened(flatten: Flatten | None, axis: int, right: bool) -> None:
+    net = Net()
+    value = net.op(AVERAGE, net.basic(net.stem()))
+    value = value if flatten is None else net.op(flatten, value)
+    logits = net.op(Linear(out_features=5, bias=False, axis=axis), value)
+    if right:
+        assert found(net, logits).logits == logits
+    else:
+        with pytest.raises(NotResNeXtError, match=NOT_HERE):
+            found(net, logits)
+
+
+def test_a_1x1_convolution_behind_the_blocks_is_no_classifier() -> None:
+    net = Net()
+    conv = net.c(net.basic(net.stem()), 1)
+    refused(net, conv, conv, NOT_HERE, "the next residual block, the final pooling or the classifier")
 
 
 def test_two_fully_connected_layers() -> None:
     net = Net()
     hidden = net.head(net.basic(net.stem()))
     activation = net.r(hidden)
-    logits = net.op(Linear(out_features=5, bias=False, flatten=True), activation)
+    logits = net.op(Linear(out_features=5, bias=False, axis=1), activation)
     refused(net, logits, activation, NOT_HERE, "the end of the network after the classifier")
 
 

@@ -44,6 +44,11 @@ def no_convolutions(net: Net, fork: str) -> tuple[str, str]:
     return net.ends(twice, fork), twice
 
 
+def a_weighted_sum(net: Net, fork: str) -> tuple[str, str]:
+    total = net.op(Add(coefficients=(1.0, 0.5)), net.cb(net.cbr(fork)), fork)
+    return net.r(total), total
+
+
 def something_else_is_added(net: Net, fork: str) -> tuple[str, str]:
     extra = net.op(Unknown())
     total = net.op(Add(), net.cb(net.cbr(fork)), fork, extra)
@@ -176,6 +181,7 @@ BLOCKS = [
     (three_ways, NOT_HERE, "two ways out of a block's input"),
     (two_residuals, NOT_HERE, "a projection of one convolution in the shortcut"),
     (no_convolutions, NOT_HERE, "a residual branch with convolutions"),
+    (a_weighted_sum, NOT_HERE, "the sum of a residual and its shortcut, nothing else"),
     (something_else_is_added, NOT_HERE, "the sum of a residual and its shortcut, nothing else"),
     (the_residual_is_added_twice, NOT_HERE, "the sum of a residual and its shortcut, nothing else"),
     (branches_end_in_different_sums, NOT_HERE, "the sum of a residual and its shortcut, nothing else"),

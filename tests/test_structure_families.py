@@ -20,6 +20,7 @@ from resnext_convert.converter.graph import (
     Reshape,
     Scalar,
     ScalarKind,
+    Scale,
     Softmax,
     Unknown,
 )
@@ -76,7 +77,7 @@ def a_flattened_convolution(net: Net, end: str) -> tuple[str, str]:
 
 
 def a_gate_that_does_not_flatten(net: Net, end: str) -> tuple[str, str]:
-    odd = net.op(Linear(out_features=8, bias=False, flatten=False), net.op(AVERAGE, end))
+    odd = net.op(Linear(out_features=8, bias=False, axis=-1), net.op(AVERAGE, end))
     return net.op(SIGMOID, gate_conv(net, net.r(odd), 8)), odd
 
 
@@ -126,6 +127,30 @@ def another_reshape(net: Net, end: str) -> tuple[str, str]:
     reshape = net.nodes.pop()
     odd = net.op(Reshape(shape=(0, 1, -1, 1)), reshape.inputs[0])
     return odd, odd
+
+
+def scaled_by(net: Net, end: str, attrs: Scale, *, swapped: bool = False, linear: bool = True) -> str:
+    """A gate whose product with ``end`` is a Scale."""
+    net.gate(end, linear=linear)
+    rows = net.nodes.pop().inputs[0] if linear else net.nodes[-1].outputs[0]
+    return net.op(attrs, *((rows, end) if swapped else (end, rows)))
+
+
+@pytest.mark.parametrize(
+    ("attrs", "swapped", "linear"),
+    [
+        (Scale(axis=1, bias=False), False, True),
+        (Scale(axis=0, bias=True), False, True),
+        (Scale(axis=0, bias=False), True, True),
+        (Scale(axis=0, bias=False), False, False),
+    ],
+)
+def test_another_product_with_a_gate(attrs: Scale, swapped: bool, linear: bool) -> None:
+    net = Net()
+    fork = net.stem()
+    product = scaled_by(net, net.cb(net.cbr(fork)), attrs, swapped=swapped, linear=linear)
+    logits = net.head(net.ends(product, fork))
+    refused(net, logits, product, NOT_HERE, "the product of the residual and its gate, nothing else")
 
 
 def a_scaled_gate(net: Net, end: str) -> tuple[str, str]:

@@ -10,21 +10,54 @@ from resnext_convert.converter.errors import LedgerError
 
 
 class Transform(enum.StrEnum):
-    """How a target's values come from the source's. All are exact."""
+    """How a target's values come from the source's. All are exact, but for the rounding to float64 that two state."""
 
     IDENTITY = "identity"
     ONES = "ones: fix_gamma, the stored gamma is ignored"
+    NO_GAMMA = "ones: the source normalises without a gamma"
+    NO_BETA = "zeros: the source normalises or scales without a beta"
+    NO_MEAN = "zeros: the source scales without statistics"
+    NO_VAR = "ones, with an eps of 0: the source scales without statistics"
     ZERO = "zero: a counter that the source does not have"
+    FACTOR = "divided by the moving-average factor, in float64; zeros where that is 0"
+    SUM = "the sum of the branches' biases, in float64"
     LINEAR_TO_CONV = "reshape (out, in) to (out, in, 1, 1)"
+    CONV_TO_LINEAR = "reshape (out, in, 1, 1) to (out, in)"
+    TRANSPOSE = "transpose (in, out) to (out, in)"
+    TRANSPOSE_TO_CONV = "transpose and reshape (in, out) to (out, in, 1, 1)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """One key of the state dict, the source tensor that fills it (None where none does), and how."""
+    """One key of the state dict, the source tensors that fill it, and how.
+
+    Attributes:
+        target: the key.
+        sources: of one tensor usually; of none where the transform invents the values; of several where the source
+            has the branches of a grouped convolution as layers of their own.
+        transform: what is done with each source.
+        axis: along which several are stacked, in this order; None for one, and for a sum.
+        factors: the moving-average factor of each source, where the transform divides by it.
+    """
 
     target: str
-    source: str | None
+    sources: tuple[str, ...]
     transform: Transform
+    axis: int | None = None
+    factors: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The sources in short: ``w``, ``w1 and 31 more``; empty where there is none."""
+        more = len(self.sources) - 1
+        return "".join(self.sources[:1]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def how(self) -> str:
+        """The transform in words."""
+        if self.axis is None:
+            return self.transform.value
+        return f"{self.transform.value}; the {len(self.sources)} branches stacked along axis {self.axis}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +68,11 @@ class Ignored:
     reason: str
 
 
+def used(bindings: Iterable[Binding]) -> int:
+    """How many source tensors are bound."""
+    return len({name for binding in bindings for name in (*binding.sources, *binding.factors)})
+
+
 class Ledger:
     """Collects bindings; `close` checks that nothing is missing, left over or there twice."""
 
@@ -42,15 +80,18 @@ class Ledger:
         self._bindings: dict[str, Binding] = {}
         self._users: dict[str, str] = {}
 
-    def bind(self, target: str, source: str | None, transform: Transform = Transform.IDENTITY) -> None:
-        """Enters one binding.
+    def bind(self, binding: Binding) -> None:
+        """Enters one binding. A moving-average factor may divide several tensors.
 
         Raises:
-            LedgerError: the target is filled already, or the source is used already.
+            LedgerError: the target is filled already, or a source is used already.
         """
+        target = binding.target
         if target in self._bindings:
-            raise LedgerError(f"the target {target!r} is filled twice", found=f"{self._bindings[target]} and {source}")
-        if source is not None:
+            raise LedgerError(
+                f"the target {target!r} is filled twice", found=f"{self._bindings[target].origin} and {binding.origin}"
+            )
+        for source in binding.sources:
             if source in self._users:
                 raise LedgerError(
                     f"the source tensor {source!r} is used twice",
@@ -59,7 +100,7 @@ class Ledger:
                     hint="layers that share their weights are not supported: PyTorch keys would have to be tied",
                 )
             self._users[source] = target
-        self._bindings[target] = Binding(target=target, source=source, transform=transform)
+        self._bindings[target] = binding
 
     def close(
         self, stored: Iterable[str], targets: Iterable[str], reasons: Mapping[str, str], default_reason: str
@@ -79,14 +120,17 @@ class Ledger:
             LedgerError: a target without a binding, a binding without a target, a source that is not stored.
         """
         wanted, known = dict.fromkeys(targets), dict.fromkeys(stored)
+        factors = dict.fromkeys(factor for binding in self._bindings.values() for factor in binding.factors)
         problems = [
             *(f"nothing fills {key}" for key in wanted if key not in self._bindings),
             *(f"{key} is no key of the target" for key in self._bindings if key not in wanted),
-            *(f"{name} is not in the file" for name in self._users if name not in known),
+            *(f"{name} is not in the file" for name in (*self._users, *factors) if name not in known),
         ]
         if problems:
             raise LedgerError("the match does not balance: " + "; ".join(problems))
         ignored = (
-            Ignored(source=name, reason=reasons.get(name, default_reason)) for name in known if name not in self._users
+            Ignored(source=name, reason=reasons.get(name, default_reason))
+            for name in known
+            if name not in self._users and name not in factors
         )
         return tuple(self._bindings[key] for key in wanted), tuple(ignored)

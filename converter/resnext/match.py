@@ -4,49 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal
 
 import numpy as np
 
-from resnext_convert.converter.errors import NotResNeXtError, ShapeError, in_file
-from resnext_convert.converter.graph import (
-    BatchNorm,
-    Conv,
-    Graph,
-    Linear,
-    Node,
-    Pool,
-    PoolKind,
-    Role,
-    Softmax,
-    SourceModel,
-)
+from resnext_convert.converter.branches import merge_branches
+from resnext_convert.converter.errors import in_file
+from resnext_convert.converter.graph import Conv, Flatten, Graph, Node, Softmax, SourceModel
 from resnext_convert.converter.normalize import normalize, restrict
-from resnext_convert.converter.resnext.config import (
-    BlockConfig,
-    ConvConfig,
-    DownsampleConfig,
-    HeadConfig,
-    NormConfig,
-    PoolConfig,
-    ResNeXtConfig,
-    SqueezeExcitationConfig,
-    UnitConfig,
-    downsample_names,
-    stem_names,
-)
-from resnext_convert.converter.resnext.ledger import Binding, Ignored, Ledger, Transform
-from resnext_convert.converter.resnext.structure import (
-    Block,
-    Branch,
-    Excitation,
-    Structure,
-    Unit,
-    find_classifier,
-    find_structure,
-)
-from resnext_convert.converter.tensors import Array, TensorStore
+from resnext_convert.converter.resnext.binder import Binder
+from resnext_convert.converter.resnext.config import ResNeXtConfig
+from resnext_convert.converter.resnext.ledger import Binding, Ignored
+from resnext_convert.converter.resnext.structure import find_classifier, find_structure
+from resnext_convert.converter.tensors import Array
 
 UNUSED = "no node of the graph names it"
 
@@ -74,9 +43,10 @@ class Match:
         config: all that the module needs.
         bindings: one for each key of the state dict, in its order.
         ignored: every source tensor that is in no binding.
-        activations: (module's path, value of the source graph) in the order of execution: what must be equal.
+        activations: (module's path, value of the source graph) in the order of execution: what must be equal. Layers
+            that the source has in branches are not among them.
         blocks: those of ``activations`` that end a residual block.
-        logits: the value of the source graph that the module returns.
+        logits: the value of the source graph that the module returns (see `as_rows`).
         heads: the heads of the source graph that show the logits or a softmax of them.
         other_heads: heads that are not converted.
     """
@@ -95,6 +65,14 @@ class Match:
         return {self.logits: logits} | {head.value: head.of(logits) for head in self.heads}
 
 
+def as_rows(values: Array) -> Array:
+    """(N, C, 1, 1) as (N, C): what a classifier that is a convolution writes, and what its softmax makes of it.
+
+    The module's logits are rows, whatever `Match.logits` and `Match.heads` of the source are.
+    """
+    return values.reshape(values.shape[:2]) if set(values.shape[2:]) <= {1} else values
+
+
 def match(model: SourceModel) -> Match:
     """Finds the ResNeXt in a source model.
 
@@ -107,21 +85,21 @@ def match(model: SourceModel) -> Match:
         graph = normalize(model.graph)
         classifier = find_classifier(graph)
         path = restrict(graph, classifier.outputs[0])
-        structure = find_structure(path)
-        binder = _Binder(model.tensors)
+        merged, stacks = merge_branches(path, model.tensors)
+        structure = find_structure(merged)
+        binder = Binder(model.tensors, stacks)
         config = binder.config(structure)
         bindings, ignored = binder.ledger.close(
             model.tensors, config.state_shapes(), _reasons(model.graph, path), UNUSED
         )
     heads = [
-        _head(graph, value, name, structure.logits)
-        for value, name in zip(graph.outputs, model.graph.outputs, strict=True)
+        _head(graph, value, name, classifier) for value, name in zip(graph.outputs, model.graph.outputs, strict=True)
     ]
     return Match(
         config=config,
         bindings=bindings,
         ignored=ignored,
-        activations=tuple(binder.activations),
+        activations=tuple((name, value) for name, value in binder.activations if value in path.producers),
         blocks=tuple(binder.blocks),
         logits=structure.logits,
         heads=tuple(head for head in heads if head),
@@ -129,14 +107,27 @@ def match(model: SourceModel) -> Match:
     )
 
 
-def _head(graph: Graph, value: str, name: str, logits: str) -> Head | None:
+def _head(graph: Graph, value: str, name: str, classifier: Node) -> Head | None:
     """What the head ``name`` (``value`` once normalised) shows of the logits; None if it is something else."""
-    producer = graph.producers.get(value)
-    if value == logits:
-        return Head(value=name, softmax=False)
-    if producer is not None and isinstance(producer.attrs, Softmax) and producer.inputs == (logits,):
-        return Head(value=name, softmax=True)
-    return None
+    steps: list[Softmax | Flatten] = []
+    while value != classifier.outputs[0]:
+        producer = graph.producers.get(value)
+        if producer is None or not isinstance(producer.attrs, Softmax | Flatten):
+            return None
+        steps.append(producer.attrs)
+        value = producer.inputs[0]
+    ndim, softmax = 4 if isinstance(classifier.attrs, Conv) else 2, False
+    for step in reversed(steps):
+        if isinstance(step, Flatten):
+            first, last = (axis + ndim if axis < 0 else axis for axis in (step.axis, step.end_axis))
+            if not 1 <= first <= last < ndim:  # from 0 on, images would be joined
+                return None
+            ndim -= last - first
+        elif softmax or step.axis not in {None, 1, 1 - ndim}:
+            return None
+        else:
+            softmax = True
+    return Head(value=name, softmax=softmax)
 
 
 def _reasons(graph: Graph, path: Graph) -> Mapping[str, str]:
@@ -148,205 +139,3 @@ def _reasons(graph: Graph, path: Graph) -> Mapping[str, str]:
         if node.name not in on_path
         for tensor in node.params.values()
     }
-
-
-class _Binder:
-    """Turns the nodes of a structure into configurations and enters a binding for each of their tensors."""
-
-    def __init__(self, tensors: TensorStore) -> None:
-        self.tensors = tensors
-        self.ledger = Ledger()
-        self.activations: list[tuple[str, str]] = []
-        self.blocks: list[str] = []
-
-    def config(self, structure: Structure) -> ResNeXtConfig:
-        channels = self._input_channels(structure.stem[0].conv)
-        data_norm = self.norm("bn_data", structure.data_norm, channels) if structure.data_norm else None
-        stem = []
-        for unit, (conv, norm) in zip(structure.stem, stem_names(len(structure.stem)), strict=True):
-            stem.append(self.unit(conv, norm, unit, channels))
-            channels = stem[-1].conv.out_channels
-        stem_pool = self.pool("maxpool", structure.stem_pool)
-        stages = []
-        for stage_number, blocks in enumerate(structure.stages, 1):
-            stage = []
-            for block_number, block in enumerate(blocks):
-                stage.append(self.block(f"layer{stage_number}.{block_number}", block, channels))
-                channels = stage[-1].units[-1].conv.out_channels
-            stages.append(tuple(stage))
-        return ResNeXtConfig(
-            data_norm=data_norm,
-            stem=tuple(stem),
-            stem_pool=stem_pool,
-            stages=tuple(stages),
-            head=self.head(structure, channels),
-        )
-
-    def block(self, name: str, block: Block, channels: int) -> BlockConfig:
-        units = []
-        inside = channels
-        for number, unit in enumerate(block.residual.units, 1):
-            units.append(self.unit(f"{name}.conv{number}", f"{name}.bn{number}", unit, inside))
-            inside = units[-1].conv.out_channels
-        excitation = block.residual.excitation
-        squeeze = self.excitation(f"{name}.se", excitation, inside) if excitation else None
-        downsample = self.downsample(name, block.projection, channels) if block.projection else None
-        shortcut = downsample.unit.conv.out_channels if downsample else channels
-        if shortcut != inside:
-            raise ShapeError(
-                "the two sides of the addition differ in their channels",
-                place=str(block.residual.add),
-                expected=f"{inside} channels, as the residual has",
-                found=f"{shortcut} in the shortcut",
-            )
-        self.activations.append((name, block.relu.outputs[0]))
-        self.blocks.append(name)
-        return BlockConfig(
-            units=tuple(units), squeeze_excitation=squeeze, downsample=downsample, shortcuts=block.shortcuts
-        )
-
-    def unit(self, conv: str, norm: str, unit: Unit, channels: int) -> UnitConfig:
-        conv_config = self.conv(conv, unit.conv, channels)
-        return UnitConfig(
-            conv=conv_config,
-            norm=self.norm(norm, unit.norm, conv_config.out_channels) if unit.norm else None,
-            relu=unit.relu is not None,
-        )
-
-    def conv(self, name: str, node: Node, channels: int) -> ConvConfig:
-        attrs = node.attrs
-        assert isinstance(attrs, Conv)
-        config = ConvConfig(
-            in_channels=channels,
-            out_channels=attrs.out_channels,
-            kernel=attrs.kernel,
-            stride=attrs.stride,
-            padding=attrs.padding,
-            dilation=attrs.dilation,
-            groups=attrs.groups,
-            bias=attrs.bias,
-        )
-        if channels % attrs.groups or attrs.out_channels % attrs.groups:
-            raise ShapeError(
-                "the groups do not divide the channels",
-                place=str(node),
-                expected=f"multiples of {attrs.groups}",
-                found=f"{channels} to {attrs.out_channels} channels",
-            )
-        self.bind(f"{name}.weight", node, Role.WEIGHT, config.weight_shape)
-        if attrs.bias:
-            self.bind(f"{name}.bias", node, Role.BIAS, (attrs.out_channels,))
-        self.activations.append((name, node.outputs[0]))
-        return config
-
-    def norm(self, name: str, node: Node, channels: int) -> NormConfig:
-        attrs = node.attrs
-        assert isinstance(attrs, BatchNorm)
-        gamma = Transform.ONES if attrs.fix_gamma else Transform.IDENTITY
-        self.bind(f"{name}.weight", node, Role.GAMMA, (channels,), gamma)
-        self.bind(f"{name}.bias", node, Role.BETA, (channels,))
-        self.bind(f"{name}.running_mean", node, Role.MEAN, (channels,))
-        self.bind(f"{name}.running_var", node, Role.VAR, (channels,))
-        self.ledger.bind(f"{name}.num_batches_tracked", None, Transform.ZERO)
-        self.activations.append((name, node.outputs[0]))
-        # MXNet keeps the share m of the old statistics, PyTorch takes the share 1 - m of the new ones. In decimals,
-        # so that 0.9 becomes 0.1 and not 0.09999999999999998.
-        momentum = float(1 - Decimal(repr(attrs.momentum)))
-        return NormConfig(channels=channels, eps=attrs.eps, momentum=momentum)
-
-    def excitation(self, name: str, excitation: Excitation, channels: int) -> SqueezeExcitationConfig:
-        reduced, bias1 = self.gate_layer(f"{name}.fc1", excitation.reduce, channels, None)
-        _, bias2 = self.gate_layer(f"{name}.fc2", excitation.expand, reduced, channels)
-        self.activations.append((name, excitation.multiply.outputs[0]))
-        return SqueezeExcitationConfig(channels=channels, reduced=reduced, bias=(bias1, bias2))
-
-    def gate_layer(self, name: str, node: Node, channels: int, out: int | None) -> tuple[int, bool]:
-        """One layer of a gate; returns its output channels and whether it has a bias."""
-        attrs = node.attrs
-        assert isinstance(attrs, Conv | Linear)
-        features = attrs.out_channels if isinstance(attrs, Conv) else attrs.out_features
-        if out is not None and features != out:
-            raise ShapeError("the gate does not fit the residual", place=str(node), expected=out, found=features)
-        if isinstance(attrs, Conv):
-            self.bind(f"{name}.weight", node, Role.WEIGHT, (features, channels, 1, 1))
-        else:
-            self.bind(f"{name}.weight", node, Role.WEIGHT, (features, channels), Transform.LINEAR_TO_CONV)
-        if attrs.bias:
-            self.bind(f"{name}.bias", node, Role.BIAS, (features,))
-        return features, attrs.bias
-
-    def downsample(self, name: str, branch: Branch, channels: int) -> DownsampleConfig:
-        # The pooling's place in the sequence decides the names, so it comes first.
-        pool = self.pool(f"{name}.downsample.0", branch.pool)
-        conv, norm = downsample_names(has_pool=pool is not None)
-        return DownsampleConfig(
-            pool=pool, unit=self.unit(f"{name}.{conv}", f"{name}.{norm}", branch.units[0], channels)
-        )
-
-    def pool(self, name: str, node: Node | None) -> PoolConfig | None:
-        if node is None:
-            return None
-        attrs = node.attrs
-        assert isinstance(attrs, Pool)
-        self.activations.append((name, node.outputs[0]))
-        if attrs.kind is PoolKind.SUM:
-            raise NotResNeXtError("no ResNeXt sums in its pooling", place=str(node), expected="max or avg", found="sum")
-        kind: Literal["max", "avg"] = "max" if attrs.kind is PoolKind.MAX else "avg"
-        if attrs.global_pool:
-            return PoolConfig(kind=kind, global_pool=True)
-        for kernel, stride, padding in zip(attrs.kernel, attrs.stride, attrs.padding, strict=True):
-            # torch drops a last window that starts in the far padding, and wants padding <= kernel / 2.
-            if 2 * padding > kernel or (attrs.ceil and kernel < padding + stride):
-                raise NotResNeXtError(
-                    "PyTorch has no pooling with this geometry",
-                    place=str(node),
-                    expected="padding <= kernel / 2, and padding + stride <= kernel where the size is rounded up",
-                    found=f"kernel {attrs.kernel}, stride {attrs.stride}, padding {attrs.padding}",
-                )
-        return PoolConfig(
-            kind=kind,
-            kernel=attrs.kernel,
-            stride=attrs.stride,
-            padding=attrs.padding,
-            ceil_mode=attrs.ceil,
-            count_include_pad=attrs.count_include_pad,
-        )
-
-    def head(self, structure: Structure, channels: int) -> HeadConfig:
-        pool = self.pool("avgpool", structure.pool)
-        node = structure.classifier
-        attrs = node.attrs
-        assert isinstance(attrs, Linear)
-        rows, features = self.tensors[node.params[Role.WEIGHT]].shape
-        if rows != attrs.out_features or features % channels or (pool and pool.global_pool and features != channels):
-            raise ShapeError(
-                "the classifier does not fit the features",
-                place=str(node),
-                expected=f"({attrs.out_features}, {channels})",
-                found=(rows, features),
-            )
-        self.bind("fc.weight", node, Role.WEIGHT, (rows, features))
-        if attrs.bias:
-            self.bind("fc.bias", node, Role.BIAS, (rows,))
-        self.activations.append(("fc", node.outputs[0]))
-        return HeadConfig(pool=pool, in_features=features, classes=rows, bias=attrs.bias)
-
-    def bind(
-        self, target: str, node: Node, role: Role, shape: tuple[int, ...], transform: Transform = Transform.IDENTITY
-    ) -> None:
-        source = node.params[role]
-        found = self.tensors[source].shape
-        if found != shape:
-            raise ShapeError(
-                f"the {role.value} {source!r} does not fit its place",
-                place=str(node),
-                expected=shape,
-                found=found,
-                hint="are the two files from the same checkpoint?",
-            )
-        self.ledger.bind(target, source, transform)
-
-    def _input_channels(self, node: Node) -> int:
-        assert isinstance(node.attrs, Conv)
-        shape = self.tensors[node.params[Role.WEIGHT]].shape
-        return shape[1] * node.attrs.groups

@@ -7,7 +7,7 @@ meet in an addition, and the one with more convolutions is the residual.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NoReturn
 
@@ -28,9 +28,11 @@ from resnext_convert.converter.graph import (
     Pool,
     PoolKind,
     Reshape,
+    Scale,
     Softmax,
     Unknown,
 )
+from resnext_convert.converter.normalize import scales_channels
 
 PRE_ACTIVATION = (
     "normalises where no ResNeXt does; a pre-activation ResNet (v2), which is another family, normalises there before"
@@ -40,7 +42,7 @@ PRE_ACTIVATION = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A convolution with the normalisation and the ReLU that follow it, where they do."""
+    """A convolution with the normalisation (or scale) and the ReLU that follow it, where they do."""
 
     conv: Node
     norm: Node | None
@@ -53,7 +55,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excitation:
-    """Squeeze-and-excitation: the two layers of the gate (convolutions or fully connected) and the product."""
+    """Squeeze-and-excitation: the two layers of the gate (convolutions or fully connected) and the product.
+
+    The product is a `Multiply`, or a `Scale` by a second value.
+    """
 
     reduce: Node
     expand: Node
@@ -101,7 +106,9 @@ class Structure:
 
 
 def find_classifier(graph: Graph) -> Node:
-    """The fully connected layer that a head shows, as it is or behind a softmax.
+    """The fully connected layer, or the 1x1 convolution behind a pooling, that a head shows.
+
+    It shows it as it is or behind `Softmax` and `Flatten`.
 
     Raises:
         NotResNeXtError: no head shows one, or heads show several.
@@ -109,9 +116,9 @@ def find_classifier(graph: Graph) -> Node:
     found: dict[str, Node] = {}
     for output in graph.outputs:
         node = graph.producers.get(output)
-        while node is not None and isinstance(node.attrs, Softmax):
+        while node is not None and isinstance(node.attrs, Softmax | Flatten):
             node = graph.producers.get(node.inputs[0])
-        if node is not None and isinstance(node.attrs, Linear):
+        if node is not None and (isinstance(node.attrs, Linear) or _classifies_pooled(graph, node)):
             found[node.name] = node
     if len(found) == 1:
         return next(iter(found.values()))
@@ -124,6 +131,27 @@ def find_classifier(graph: Graph) -> Node:
         found=", ".join(found) or heads,
         hint="a backbone without classifier, or a network with several, cannot be converted",
     )
+
+
+def _classifies_pooled(graph: Graph, node: Node) -> bool:
+    pooling = graph.producers.get(node.inputs[0]) if _pointwise(node) else None
+    return pooling is not None and isinstance(pooling.attrs, Pool)
+
+
+def _pointwise(node: Node) -> bool:
+    """Whether a node is to each cell what a fully connected layer is."""
+    alike = Conv(out_channels=0, kernel=(1, 1), bias=False)
+    return isinstance(node.attrs, Conv) and replace(node.attrs, out_channels=0, dilation=(1, 1), bias=False) == alike
+
+
+def _flattens(node: Node) -> bool:
+    """Whether a node makes rows of maps (N, C, H, W)."""
+    return isinstance(node.attrs, Flatten) and node.attrs.axis in {1, -3} and node.attrs.end_axis in {-1, 3}
+
+
+def _reshapes_to_maps(node: Node) -> bool:
+    """Whether a node makes maps of one cell (N, C, 1, 1) of rows."""
+    return isinstance(node.attrs, Reshape) and node.attrs == Reshape(shape=(*node.attrs.shape[:2], 1, 1))
 
 
 def find_structure(graph: Graph) -> Structure:
@@ -141,6 +169,15 @@ def find_structure(graph: Graph) -> Structure:
             expected="one image",
             found=", ".join(graph.inputs) or "none",
         )
+    for node in graph.nodes:
+        if isinstance(node.attrs, BatchNorm) and node.attrs.batch_statistics:
+            raise NotResNeXtError(
+                "the source normalises with the statistics of the current batch, so a result depends on all its images",
+                place=str(node),
+                expected="the stored statistics, as a network in use has them",
+                found="those of the current batch",
+                hint="where the stored ones are meant, let the graph say so",
+            )
     return _Walk(graph).run()
 
 
@@ -150,7 +187,7 @@ class _Walk:
 
     def run(self) -> Structure:
         value = self.graph.inputs[0]
-        data_norm = self.follow(value, BatchNorm)
+        data_norm = self.norm(value)
         if data_norm:
             value = data_norm.outputs[0]
         stem: list[Unit] = []
@@ -174,11 +211,11 @@ class _Walk:
         pool = self.follow(value, Pool)
         if pool:
             value = pool.outputs[0]
-        flatten = self.follow(value, Flatten)
+        flatten = self.flatten(value)
         if flatten:
             value = flatten.outputs[0]
         classifier = self.only_reader(value)
-        if not isinstance(classifier.attrs, Linear) or not (flatten or classifier.attrs.flatten):
+        if not self.takes(classifier, flatten) and (not pool or flatten or not _pointwise(classifier)):
             self.refuse(classifier, "the next residual block, the final pooling or the classifier")
         if classifier.outputs[0] != self.graph.outputs[0]:
             self.refuse(self.only_reader(classifier.outputs[0]), "the end of the network after the classifier")
@@ -207,10 +244,24 @@ class _Walk:
             found=", ".join(str(node) for node in nodes) or "the end of the network",
         )
 
-    def follow(self, value: str, kind: type[Attrs]) -> Node | None:
-        """The only reader of ``value`` if it is of that kind."""
+    def follow(self, value: str, *kinds: type[Attrs]) -> Node | None:
+        """The only reader of ``value`` if it is of one of these kinds."""
         nodes = self.readers(value)
-        return nodes[0] if len(nodes) == 1 and isinstance(nodes[0].attrs, kind) else None
+        return nodes[0] if len(nodes) == 1 and isinstance(nodes[0].attrs, kinds) else None
+
+    def norm(self, value: str) -> Node | None:
+        """The only reader of ``value`` if it normalises, or scales, each channel."""
+        node = self.follow(value, BatchNorm, Scale)
+        return node if node and (isinstance(node.attrs, BatchNorm) or scales_channels(node)) else None
+
+    def flatten(self, value: str) -> Node | None:
+        """The only reader of maps if it makes rows of them."""
+        node = self.follow(value, Flatten)
+        return node if node and _flattens(node) else None
+
+    def takes(self, node: Node, flatten: Node | None) -> bool:
+        """Whether a node is a fully connected layer, of rows or of maps (N, C, H, W) that it flattens itself."""
+        return isinstance(node.attrs, Linear) and node.attrs.axis in ({1, -1} if flatten else {1, -3})
 
     def relu(self, value: str) -> Node | None:
         node = self.follow(value, Activation)
@@ -220,7 +271,7 @@ class _Walk:
 
     def unit(self, conv: Node) -> Unit:
         value = conv.outputs[0]
-        norm = self.follow(value, BatchNorm)
+        norm = self.norm(value)
         return Unit(conv=conv, norm=norm, relu=self.relu(norm.outputs[0] if norm else value))
 
     def block(self, fork: str) -> Block:
@@ -238,7 +289,8 @@ class _Walk:
         residual, projection = branches[0], branches[1] if len(branches) > 1 else None
         terms = residual.add.inputs
         ends = {residual.end, projection.end if projection else fork}
-        if set(terms) != ends or len(ends) != 2 or terms.count(residual.end) != 1:
+        weighted = residual.add.attrs != Add()
+        if set(terms) != ends or len(ends) != 2 or terms.count(residual.end) != 1 or weighted:
             self.refuse(residual.add, "the sum of a residual and its shortcut, nothing else")
         self.check_residual(residual)
         if projection:
@@ -268,7 +320,8 @@ class _Walk:
         return Branch(pool=pool, units=tuple(units), excitation=excitation, end=value, add=node)
 
     def excitation(self, value: str) -> Excitation:
-        multiply = next((node for node in self.readers(value) if isinstance(node.attrs, Multiply)), None)
+        products = Multiply | Scale
+        multiply = next((node for node in self.readers(value) if isinstance(node.attrs, products)), None)
         squeeze = next((node for node in self.readers(value) if isinstance(node.attrs, Pool)), None)
         if multiply is None or squeeze is None:
             self.refuse(self.readers(value)[0], "squeeze-and-excitation (a global pooling and a product)")
@@ -285,28 +338,27 @@ class _Walk:
             self.refuse(sigmoid, "the sigmoid of squeeze-and-excitation")
         gate = sigmoid.outputs[0]
         if reshape := self.follow(gate, Reshape):
-            assert isinstance(reshape.attrs, Reshape)
-            if reshape.attrs.shape[2:] != (1, 1) or len(reshape.attrs.shape) != 4:
+            if not _reshapes_to_maps(reshape):
                 self.refuse(reshape, "a reshape to (N, C, 1, 1)")
             gate = reshape.outputs[0]
-        elif isinstance(expand.attrs, Linear):
+        rows = isinstance(expand.attrs, Linear) and not reshape
+        if rows and not isinstance(multiply.attrs, Scale):
             self.refuse(self.only_reader(gate), "a reshape to (N, C, 1, 1)")
-        if set(multiply.inputs) != {value, gate} or len(multiply.inputs) != 2:
+        if rows:
+            whole = multiply.attrs == Scale(axis=0, bias=False) and multiply.inputs == (value, gate)
+        else:
+            whole = isinstance(multiply.attrs, Multiply) and sorted(multiply.inputs) == sorted((value, gate))
+        if not whole:
             self.refuse(multiply, "the product of the residual and its gate, nothing else")
         return Excitation(reduce=reduce, expand=expand, multiply=multiply)
 
     def gate_layer(self, value: str) -> tuple[Node, str]:
         """A 1x1 convolution or a fully connected layer, and the value that it writes."""
-        if flatten := self.follow(value, Flatten):
+        if flatten := self.flatten(value):
             value = flatten.outputs[0]
         node = self.only_reader(value)
-        match node.attrs:
-            case Conv(kernel=(1, 1), stride=(1, 1), padding=(0, 0), groups=1) if not flatten:
-                pass
-            case Linear(flatten=flattens) if flattens or flatten:
-                pass
-            case _:
-                self.refuse(node, "a 1x1 convolution or a fully connected layer of squeeze-and-excitation")
+        if not self.takes(node, flatten) and (flatten or not _pointwise(node)):
+            self.refuse(node, "a 1x1 convolution or a fully connected layer of squeeze-and-excitation")
         return node, node.outputs[0]
 
     def check_residual(self, branch: Branch) -> None:

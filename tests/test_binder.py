@@ -31,8 +31,7 @@ def refused(model: SourceModel, kind: type[ConvertError], says: str) -> ConvertE
 
 def node_of(model: SourceModel, target: str) -> tuple[Node, str]:
     """The node and the tensor that fill a key."""
-    source = next(binding.source for binding in match(model).bindings if binding.target == target)
-    assert source is not None
+    (source,) = next(binding.sources for binding in match(model).bindings if binding.target == target)
     return next(node for node in model.graph.nodes if source in node.params.values()), source
 
 
