@@ -7,6 +7,8 @@ from typing import Literal
 
 from resnext_convert.converter.compare import TensorDiff
 
+Precision = Literal["float32", "float64"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
@@ -38,7 +40,7 @@ class OriginalDiff:
     """
 
     diff: TensorDiff
-    precision: Literal["float32", "float64"]
+    precision: Precision
     tolerance: float
 
     @property

@@ -18,13 +18,13 @@ import torch
 
 from resnext_convert.converter import probe
 from resnext_convert.converter.compare import TensorDiff, compare, worst
+from resnext_convert.converter.engines import ENGINES
 from resnext_convert.converter.errors import ConvertError, InputError, UsageError
 from resnext_convert.converter.graph import SourceModel
-from resnext_convert.converter.oracles import mxnet as mxnet_oracle
 from resnext_convert.converter.preprocess import InputSpec
-from resnext_convert.converter.proof import EngineResult, InputResult, OriginalDiff, VerificationReport
+from resnext_convert.converter.proof import EngineResult, InputResult, OriginalDiff, Precision, VerificationReport
 from resnext_convert.converter.reference import ReferenceExecutor
-from resnext_convert.converter.resnext.match import Match
+from resnext_convert.converter.resnext.match import Match, as_rows
 from resnext_convert.converter.runner import ModuleRunner, State
 from resnext_convert.converter.tensors import Array
 
@@ -44,12 +44,10 @@ FLOAT32_FLOOR: Final = 2e-6
 SENSITIVITY: Final = 1e-6
 """Of peak: if no two inputs give logits that differ by more, the comparison proves nothing."""
 
-Precision = Literal["float32", "float64"]
-PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "float64")
 KINDS: Final[Mapping[str, Precision]] = {"out": "float32", "ref64": "float64"}
 """The names of recordings, and the precision in which each was made."""
 
-Oracle = Literal["auto", "none", "mxnet"]
+Oracle = Literal["auto", "none", "mxnet", "opencv"]
 Say = Callable[[str], None]
 Pairs = dict[str, tuple[Array, Array]]
 
@@ -73,7 +71,7 @@ def prove(
         state: the state dict that was written, read back.
         spec: the distribution to draw inputs from.
         image_size: side of the structured image; None: what the graph declares, or 224, or what fits.
-        oracle: ``auto`` (MXNet if it is installed), ``mxnet`` (demanded), ``none``.
+        oracle: ``auto`` (the framework's engine if it can be asked), ``mxnet`` or ``opencv`` (demanded), ``none``.
         golden: a ``.npz`` of recordings: ``in:NAME``, and ``out:NAME`` (float32) or ``ref64:NAME`` (float64).
         say: told what is being done.
 
@@ -114,8 +112,9 @@ def prove(
     image = inputs[0].image
     exact = match.shown(logits[0])
     single = match.shown(ModuleRunner(match.config, state, torch.float32).run(image, ["fc"])["fc"])
-    float32 = worst([compare(value, array, single[value]) for value, array in exact.items()])
-    engine = _ask_mxnet(model, exact, image, float32, oracle, say)
+    ours = {value: compare(value, array, single[value]) for value, array in exact.items()}
+    tolerances = _tolerances(match, ours)
+    engine = _ask_engine(model, exact, image, tolerances, oracle, say)
     report = VerificationReport(
         passed=False,
         failure="",
@@ -124,9 +123,9 @@ def prove(
         worst=worst([result.worst for result in results]),
         first_divergence=diverged,
         sensitivity=_spread(logits),
-        float32=float32,
+        float32=worst(list(ours.values())),
         oracle=engine,
-        golden=_compare_golden(golden, match, sides, float32) if golden else (),
+        golden=_compare_golden(golden, match, sides, tolerances) if golden else (),
         seconds=round(seconds, 3),
     )
     failure = _failure(report)
@@ -150,8 +149,9 @@ class _Sides:
         heads = [head.value for head in self.match.heads]
         computed = self.reference.run({self.input: image}, [*(self.values[name] for name in wanted), *heads])
         pairs = {name: (computed[self.values[name]], found[name]) for name in wanted}
+        pairs["fc"] = (as_rows(pairs["fc"][0]), pairs["fc"][1])
         for head in self.match.heads:
-            pairs[head.value] = (computed[head.value], head.of(found["fc"]))
+            pairs[head.value] = (as_rows(computed[head.value]), head.of(found["fc"]))
         return pairs
 
     def first_divergence(self, image: Array) -> TensorDiff | None:
@@ -182,45 +182,65 @@ def _spread(logits: list[Array]) -> float:
     return float(np.ptp(rows, axis=0).max() / (np.abs(rows).max() or 1.0))
 
 
-def _against(original: Precision, ours: TensorDiff, diff: TensorDiff) -> OriginalDiff:
-    """The difference from the original, with what may differ in the precision that it ran in."""
-    rounding = FLOAT32_NOISE * max(ours.max_of_peak, FLOAT32_FLOOR)
-    return OriginalDiff(diff=diff, precision=original, tolerance=ORIGINAL_GATE if original == "float64" else rounding)
+def _against(original: Precision, tolerance: float, diff: TensorDiff) -> OriginalDiff:
+    """The difference from the original; ``tolerance`` is for its float32."""
+    return OriginalDiff(diff=diff, precision=original, tolerance=ORIGINAL_GATE if original == "float64" else tolerance)
 
 
-def _ask_mxnet(
-    model: SourceModel, exact: Mapping[str, Array], image: Array, ours: TensorDiff, oracle: Oracle, say: Say
+def _tolerances(match: Match, ours: Mapping[str, TensorDiff]) -> dict[str, float]:
+    """How far the original's float32 may be away for each value, of its peak, given our own float32 differences.
+
+    An absolute error e of the logits moves a probability p by at most 2 e p, so behind a softmax the logits' tolerance,
+    which is of their peak, becomes up to twice that peak as much.
+    """
+    tolerance = FLOAT32_NOISE * max(worst(list(ours.values())).max_of_peak, FLOAT32_FLOOR)
+    logits = ours[match.logits]
+    behind = 2 * logits.peak * FLOAT32_NOISE * max(logits.max_of_peak, FLOAT32_FLOOR)
+    softmax = {head.value for head in match.heads if head.softmax}
+    return {value: max(tolerance, behind) if value in softmax else tolerance for value in ours}
+
+
+def _ask_engine(
+    model: SourceModel,
+    exact: Mapping[str, Array],
+    image: Array,
+    tolerances: Mapping[str, float],
+    oracle: Oracle,
+    say: Say,
 ) -> EngineResult:
-    """Runs the source files in MXNet itself, which shares not even the readers with us."""
+    """Runs the source files in the original engine itself, which shares not even the readers with us."""
+    engine = ENGINES[model.origin.framework]
     if oracle == "none":
-        return EngineResult(name="MXNet", passed=None, reason="not asked for")
-    files = model.origin.files
-    if reason := mxnet_oracle.available() or mxnet_oracle.cannot_read(files["params"]):
-        if oracle == "mxnet":
-            raise UsageError(f"the MXNet oracle cannot be asked: {reason}", hint="see README, The MXNet oracle")
-        return EngineResult(name="MXNet", passed=None, reason=reason)
-    name = f"MXNet {mxnet_oracle.version()}"
+        return EngineResult(name=engine.name, passed=None, reason="not asked for")
+    if oracle not in {"auto", engine.option}:
+        raise UsageError(
+            f"the oracle {oracle} does not read {model.origin.framework} files",
+            expected=f"auto, none or {engine.option}",
+        )
+    if reason := engine.cannot_be_asked(model):
+        if oracle == engine.option:
+            raise UsageError(f"the {engine.name} oracle cannot be asked: {reason}", hint="see README, The oracles")
+        return EngineResult(name=engine.name, passed=None, reason=reason)
+    name = f"{engine.name} {engine.version()}"
     diffs: list[OriginalDiff] = []
     try:
-        for precision in PRECISIONS:
+        for precision in engine.precisions:
             say(f"{name} in {precision}")
-            found = mxnet_oracle.run(
-                files["symbol"],
-                files["params"],
-                {model.graph.inputs[0]: image},
-                list(exact),
-                rename=model.origin.renamed,
-                dtype=precision,
+            found = engine.run(model, image, list(exact), precision)
+            diffs += (
+                _against(precision, tolerances[value], compare(value, exact[value], as_rows(found[value])))
+                for value in exact
             )
-            diffs += (_against(precision, ours, compare(value, exact[value], found[value])) for value in exact)
     except ConvertError as error:
-        if oracle == "mxnet":
+        if oracle == engine.option:
             raise
         return EngineResult(name=name, passed=None, reason=f"{error}")
     return EngineResult(name=name, passed=all(diff.passed for diff in diffs), diffs=tuple(diffs))
 
 
-def _compare_golden(path: Path, match: Match, sides: _Sides, ours: TensorDiff) -> tuple[OriginalDiff, ...]:
+def _compare_golden(
+    path: Path, match: Match, sides: _Sides, tolerances: Mapping[str, float]
+) -> tuple[OriginalDiff, ...]:
     """Compares the module with recordings of the original's outputs."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -233,7 +253,7 @@ def _compare_golden(path: Path, match: Match, sides: _Sides, ours: TensorDiff) -
     logits = sides.module.run(image, ["fc"])["fc"]
     known = match.shown(logits)
     results = tuple(
-        _against(KINDS[kind], ours, compare(name, recorded, known[value]))
+        _against(KINDS[kind], tolerances[value], compare(name, as_rows(recorded), known[value]))
         for name, recorded in arrays.items()
         for kind, _, value in [name.partition(":")]
         if kind in KINDS and value in known

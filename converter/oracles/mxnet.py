@@ -14,28 +14,22 @@ import contextlib
 import ctypes.util
 import importlib.metadata
 import json
-import os
 import re
-import subprocess
 import sys
-import tempfile
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 
-from resnext_convert.converter.errors import InputError, MissingFileError, UsageError
+from resnext_convert.converter.errors import MissingFileError, UsageError
+from resnext_convert.converter.oracles import child
 from resnext_convert.converter.tensors import Array
 
 RELEASE = "1.9"  # the series whose import and behaviour the shim and the tests were written against
 
-_REFUSED = "refused.txt"  # what the child writes when it exits with one of these two
-_DOES_NOT_RUN = 1
-_DOES_NOT_IMPORT = 3
-_NOT_ASKED = "ask no oracle: --oracle none"
 _ZIP_MAGIC = b"PK\x03\x04"
 
 # Operators whose last input is a training label: at inference it is not used, and no file holds it.
@@ -106,44 +100,26 @@ def run(
     """
     reason = available() or cannot_read(params)
     if reason is not None:
-        raise UsageError(reason, file=params, hint=_NOT_ASKED)
+        raise UsageError(reason, file=params, hint=child.NOT_ASKED)
     if not outputs:
         raise UsageError("the oracle was asked for no output", file=symbol)
     request = {
         "symbol": str(symbol.absolute()),
         "params": str(params.absolute()),
-        "feed": list(feed),
         "outputs": list(outputs),
         "rename": dict(rename or {}),
         "dtype": dtype,
     }
-    with tempfile.TemporaryDirectory(prefix="resnext-convert-oracle-") as name:
-        folder = Path(name)
-        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        np.savez(folder / "feed.npz", *feed.values())
-        # -P keeps the current folder out of the child's path: a folder `mxnet` in it would be taken for MXNet.
-        child = subprocess.run(
-            [sys.executable, "-P", "-W", "ignore", "-m", __name__, name],
-            env=os.environ | {"MXNET_SUBGRAPH_BACKEND": "NONE"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if child.returncode != 0:
-            refused = folder / _REFUSED
-            words = refused.read_text(encoding="utf-8") if refused.exists() else _last_words(child.stderr)
-            if child.returncode == _DOES_NOT_IMPORT:
-                raise UsageError(f"MXNet {version()} is installed but cannot be imported", found=words, hint=_NOT_ASKED)
-            raise InputError(
-                f"MXNet {version()} does not run these files",
-                file=symbol,
-                found=words or f"exit status {child.returncode} without a word",
-                hint=f"the weights are {params}; compare both with their source, or {_NOT_ASKED}",
-            )
-        with np.load(folder / "outputs.npz") as archive:
-            return dict(zip(outputs, archive.values(), strict=True))
+    return child.ask(
+        __name__,
+        f"MXNet {version()}",
+        request,
+        feed,
+        outputs,
+        graph=symbol,
+        weights=params,
+        environment={"MXNET_SUBGRAPH_BACKEND": "NONE"},
+    )
 
 
 def import_mxnet() -> types.ModuleType:
@@ -223,10 +199,6 @@ def _former_distutils() -> Iterator[None]:
                 sys.modules[name] = module
 
 
-class _RefusedError(Exception):
-    """What the child has to say to the caller."""
-
-
 def _load_params(mx: Any, path: str) -> Mapping[str, Any]:
     """The stored tensors. V3 records are read under NumPy shape semantics, where 1.9.1 refuses the older ones."""
     try:
@@ -237,7 +209,7 @@ def _load_params(mx: Any, path: str) -> Mapping[str, Any]:
         with mx.util.np_shape(True):
             stored = mx.nd.load(path)
     if not isinstance(stored, dict) or not stored:
-        raise _RefusedError("the params file holds no named tensor")
+        raise child.RefusedError("the params file holds no named tensor")
     return stored
 
 
@@ -250,7 +222,7 @@ def _compute(mx: Any, request: Mapping[str, Any], feed: Mapping[str, Array]) -> 
     symbol = mx.sym.load(request["symbol"])
     internals = symbol.get_internals()
     if unknown := set(request["outputs"]) - set(internals.list_outputs()):
-        raise _RefusedError(f"the graph has no output {', '.join(sorted(unknown))}")
+        raise child.RefusedError(f"the graph has no output {', '.join(sorted(unknown))}")
     network = mx.sym.Group([internals[name] for name in request["outputs"]])
     args, aux = split_params(network, _load_params(mx, request["params"]), request["rename"])
 
@@ -258,7 +230,7 @@ def _compute(mx: Any, request: Mapping[str, Any], feed: Mapping[str, Array]) -> 
     missing = [name for name in network.list_arguments() if name not in args and name not in fed]
     missing += [name for name in network.list_auxiliary_states() if name not in aux]
     if missing:
-        raise _RefusedError(f"the params file holds no {', '.join(missing[:5])} ({len(missing)} missing in all)")
+        raise child.RefusedError(f"the params file holds no {', '.join(missing[:5])} ({len(missing)} missing in all)")
 
     variables = [*network.list_arguments(), *network.list_auxiliary_states()]
     executor = network.simple_bind(
@@ -272,31 +244,5 @@ def _compute(mx: Any, request: Mapping[str, Any], feed: Mapping[str, Array]) -> 
     return [value.asnumpy() for value in values]
 
 
-def _serve(folder: Path) -> None:
-    """The child's side of `run`: request.json and feed.npz in, outputs.npz or refused.txt out."""
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    with np.load(folder / "feed.npz") as archive:
-        feed = dict(zip(request["feed"], archive.values(), strict=True))
-    try:
-        mx = import_mxnet()
-    except Exception as error:  # whatever stops it, it is no fault of the files
-        _refuse(folder, error, _DOES_NOT_IMPORT)
-    try:
-        outputs = _compute(mx, request, feed)
-    except (_RefusedError, mx.base.MXNetError, RuntimeError, TypeError, ValueError) as error:
-        _refuse(folder, error, _DOES_NOT_RUN)
-    np.savez(folder / "outputs.npz", *outputs)
-
-
-def _refuse(folder: Path, error: Exception, status: int) -> NoReturn:
-    (folder / _REFUSED).write_text(_last_words(str(error)), encoding="utf-8")
-    sys.exit(status)
-
-
-def _last_words(text: str) -> str:
-    """The last line that says something: MXNet and Python both put the reason there."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    child.serve(import_mxnet, _compute)
