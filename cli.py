@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import io
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnext_convert import __version__
 from resnext_convert.converter.errors import ConvertError, ProofError, WriteError
+from resnext_convert.converter.options import (
+    Checkpoint,
+    EpochOption,
+    GoldenOption,
+    ImageSizeOption,
+    JsonOption,
+    OracleChoice,
+    OracleOption,
+    Out,
+    OverwriteOption,
+    ParamsOption,
+    PrototxtOption,
+    QuietOption,
+    ReportOption,
+    Source,
+    SymbolOption,
+    VerboseOption,
+    VerifyOption,
+    WeightsOption,
+)
 from resnext_convert.converter.text import printable
 
 if TYPE_CHECKING:
     from resnext_convert.converter.findings import Inspection
+    from resnext_convert.converter.readers import Framework
     from resnext_convert.converter.report import Record
 
 app = typer.Typer(
     name="resnext-convert",
-    help="Convert ResNeXt weights of Apache MXNet to PyTorch, without MXNet, and prove that the outputs are the same.",
+    help="Convert ResNeXt weights of Apache MXNet and Caffe to PyTorch, without either, and prove that the outputs are "
+    "the same.",
     epilog="""\b
 Examples:
   resnext-convert inspect models/resnext-101
   resnext-convert mxnet models/resnext-101 resnext-101.pth
+  resnext-convert caffe models/ResNeXt-50 resnext-50.pth
   resnext-convert verify resnext-101.pth models/resnext-101
 
 \b
@@ -47,89 +69,6 @@ Exit codes:
 )
 
 
-class OracleOption(enum.StrEnum):
-    """Whether to ask the original framework."""
-
-    AUTO = "auto"
-    NONE = "none"
-    MXNET = "mxnet"
-
-
-Source = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SOURCE",
-        help="The MXNet network: a folder with one pair of files, a prefix (models/resnext-101), or one of the files.",
-        show_default=False,
-    ),
-]
-Out = Annotated[
-    Path,
-    typer.Argument(
-        metavar="OUT",
-        help="The checkpoint to write, .pth or .pt: a plain state dict. Its report goes beside it, as .json.",
-        show_default=False,
-    ),
-]
-Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to check: .pth or .pt.", show_default=False)
-]
-SymbolOption = Annotated[
-    Path | None,
-    typer.Option("--symbol", metavar="FILE", help="The symbol file. Default: the one that SOURCE names."),
-]
-ParamsOption = Annotated[
-    Path | None,
-    typer.Option("--params", metavar="FILE", help="The params file. Default: the one that SOURCE names."),
-]
-EpochOption = Annotated[
-    int | None,
-    typer.Option(
-        "--epoch",
-        metavar="N",
-        min=0,
-        help="Take PREFIX-000N.params. Needed only where there are several.",
-    ),
-]
-ImageSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--image-size",
-        metavar="N",
-        min=1,
-        help="Side of the proof's largest image, in pixels. Default: what the graph declares, else 224 (32 for "
-        "networks of small images), else what fits.",
-    ),
-]
-OracleChoice = Annotated[
-    OracleOption,
-    typer.Option(
-        "--oracle",
-        help="Run MXNet itself as well, in float32 and float64. auto: if it is installed; mxnet: or fail; none: never.",
-    ),
-]
-GoldenOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--golden",
-        metavar="IO.npz",
-        help="Compare with recorded outputs as well: arrays in:NAME (the image), out:NAME (float32), ref64:NAME "
-        "(float64).",
-    ),
-]
-ReportOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--report",
-        metavar="FILE",
-        help="Write a report, of a failed proof too: .html, .json or .xml (JUnit). May be given more than once.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every binding, every figure.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-
-
 @app.command()
 def mxnet(
     source: Source,
@@ -138,16 +77,11 @@ def mxnet(
     params: ParamsOption = None,
     epoch: EpochOption = None,
     image_size: ImageSizeOption = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Prove the result before it is written, or write it unproven.")
-    ] = True,
+    verify: VerifyOption = True,
     oracle: OracleChoice = OracleOption.AUTO,
     golden: GoldenOption = None,
     report: ReportOption = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite/--no-overwrite", help="Replace OUT if it is there, once proven; or refuse to."),
-    ] = True,
+    overwrite: OverwriteOption = True,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -157,33 +91,91 @@ def mxnet(
     Reads PREFIX-symbol.json and PREFIX-0000.params, runs the graph as it was read and the written weights on the same
     inputs in float64, and keeps OUT only if the two agree. If they do not, the exit code is 5 and OUT is as it was.
     """
+    _convert(
+        "mxnet",
+        source,
+        out,
+        report,
+        as_json=as_json,
+        verbose=verbose,
+        quiet=quiet,
+        symbol=symbol,
+        params=params,
+        epoch=epoch,
+        image_size=image_size,
+        verify=verify,
+        oracle=oracle.value,
+        golden=golden,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def caffe(
+    source: Source,
+    out: Out,
+    prototxt: PrototxtOption = None,
+    weights: WeightsOption = None,
+    image_size: ImageSizeOption = None,
+    verify: VerifyOption = True,
+    oracle: OracleChoice = OracleOption.AUTO,
+    golden: GoldenOption = None,
+    report: ReportOption = None,
+    overwrite: OverwriteOption = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert a Caffe network to PyTorch and prove the result.
+
+    Reads a .prototxt and its .caffemodel (or .caffemodel.h5), runs the graph as it was read and the written weights on
+    the same inputs in float64, and keeps OUT only if the two agree. If they do not, the exit code is 5 and OUT is as it
+    was.
+    """
+    _convert(
+        "caffe",
+        source,
+        out,
+        report,
+        as_json=as_json,
+        verbose=verbose,
+        quiet=quiet,
+        prototxt=prototxt,
+        weights=weights,
+        image_size=image_size,
+        verify=verify,
+        oracle=oracle.value,
+        golden=golden,
+        overwrite=overwrite,
+    )
+
+
+def _convert(
+    framework: Framework,
+    source: Path,
+    out: Path,
+    reports: list[Path] | None,
+    *,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Converts, shows what came of it, and ends with the exit code of a failure."""
     failed = None
     with _talking(quiet or as_json) as say:
-        _check_reports(report)
+        _check_reports(reports)
         from resnext_convert.converter import pipeline
 
         try:
-            done = pipeline.convert(
-                "mxnet",
-                source,
-                out,
-                symbol=symbol,
-                params=params,
-                epoch=epoch,
-                image_size=image_size,
-                verify=verify,
-                oracle=oracle.value,
-                golden=golden,
-                overwrite=overwrite,
-                say=say,
-            )
+            done = pipeline.convert(framework, source, out, say=say, **options)
         except pipeline.ProofFailedError as error:
             failed, done = error, error.report
     if not (as_json or quiet):
         from resnext_convert.converter import terminal
 
         terminal.print_conversion(done, out, verbose=verbose)
-    _finish(done, failed, report, as_json=as_json)
+    _finish(done, failed, reports, as_json=as_json)
 
 
 @app.command()
@@ -193,6 +185,8 @@ def verify(
     symbol: SymbolOption = None,
     params: ParamsOption = None,
     epoch: EpochOption = None,
+    prototxt: PrototxtOption = None,
+    weights: WeightsOption = None,
     image_size: ImageSizeOption = None,
     oracle: OracleChoice = OracleOption.AUTO,
     golden: GoldenOption = None,
@@ -203,8 +197,8 @@ def verify(
 ) -> None:
     """Repeat the proof on a checkpoint that exists.
 
-    Compares CHECKPOINT with SOURCE as a conversion does. The exit code is the verdict: 0 or 5. The report beside the
-    checkpoint is not needed.
+    Compares CHECKPOINT with SOURCE, of either framework, as a conversion does. The exit code is the verdict: 0 or 5.
+    The report beside the checkpoint is not needed.
     """
     with _talking(quiet or as_json) as say:
         _check_reports(report)
@@ -212,11 +206,13 @@ def verify(
 
         proof = pipeline.verify(
             checkpoint,
-            "mxnet",
+            None,
             source,
             symbol=symbol,
             params=params,
             epoch=epoch,
+            prototxt=prototxt,
+            weights=weights,
             image_size=image_size,
             oracle=oracle.value,
             golden=golden,
@@ -236,7 +232,8 @@ def inspect(
         list[Path],
         typer.Argument(
             metavar="FILE",
-            help="Symbol files, params files, checkpoints (.pth), reports (.json); or a folder or a prefix of a pair.",
+            help="Symbol files, params files, prototxts, caffemodels, means, checkpoints (.pth), reports (.json); or a "
+            "folder or a prefix of a pair.",
             show_default=False,
         ),
     ],
@@ -247,8 +244,8 @@ def inspect(
 ) -> None:
     """Say what is in a file, or which network a pair of files holds.
 
-    A file is told by its content. Needs neither PyTorch nor MXNet. A file that cannot be read does not keep the others
-    from being shown; the exit code is then 3.
+    A file is told by its content. Needs neither PyTorch nor MXNet nor Caffe. A file that cannot be read does not keep
+    the others from being shown; the exit code is then 3.
     """
     from resnext_convert.converter import inspection
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from resnext_convert.converter.binary import map_file
 from resnext_convert.converter.preprocess import InputSpec
 from resnext_convert.converter.proof import FileRecord
 from resnext_convert.converter.report import SourceRecord, Verdict
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.ledger import Binding, Ignored
+from resnext_convert.converter.tensors import TensorRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,64 @@ class SymbolInspection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrototxtInspection:
+    """A Caffe net as text.
+
+    Attributes:
+        kind: ``prototxt``.
+        file: which.
+        name: the net's own; empty where it has none.
+        inputs: the tops of its data and input layers in the phase TEST, with the shape that they declare, if any.
+        layers: how many layers the net has in all phases.
+        operators: how many layers of each type in the phase TEST, the most frequent first.
+        defaults: fields left out whose default is easily got wrong.
+        notes: fields that were skipped.
+        nodes: the layers of the phase TEST with their parameters.
+    """
+
+    kind: Literal["prototxt"] = "prototxt"
+    file: InspectedFile
+    name: str
+    inputs: Mapping[str, tuple[int, ...] | None]
+    layers: int
+    operators: Mapping[str, int]
+    defaults: tuple[AppliedDefault, ...]
+    notes: tuple[str, ...]
+    nodes: tuple[NodeEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaffeWeightsInspection:
+    """A caffemodel, or the same as HDF5.
+
+    Attributes:
+        kind: ``caffe weights``.
+        file: which.
+        container: ``caffemodel`` or ``hdf5``.
+        layers: how many layers it has, and how many of those have blobs.
+        tensors: all blobs, in the file's order.
+        notes: what is odd about it.
+    """
+
+    kind: Literal["caffe weights"] = "caffe weights"
+    file: InspectedFile
+    container: str
+    layers: tuple[int, int]
+    tensors: tuple[TensorEntry, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanInspection:
+    """A mean image, such as ``mean.binaryproto``: its shape (C, H, W) and the mean of each channel."""
+
+    kind: Literal["mean"] = "mean"
+    file: InspectedFile
+    shape: tuple[int, ...]
+    channels: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkInspection:
     """The ResNeXt that a pair of files holds.
 
@@ -110,7 +172,7 @@ class NetworkInspection:
         summary: how the family calls it.
         config: every layer.
         preprocessing: what the statistics of bn_data say about the input.
-        bindings: each key of a state dict and its source tensor.
+        bindings: each key of a state dict and its source tensors.
         ignored: the other source tensors, and why.
         other_heads: outputs that are not converted.
     """
@@ -125,13 +187,13 @@ class NetworkInspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairInspection:
-    """A symbol file and its params file.
+    """A symbol file and its params file, or a prototxt and its weights.
 
     Attributes:
         kind: ``pair``.
         path: the folder or the prefix that was named.
-        symbol: the one.
-        params: the other.
+        graph: the one.
+        weights: the other.
         network: what they hold together; None where that is no ResNeXt.
         refusal: why it is none; empty where it is one.
         warnings: what was odd and how it was understood.
@@ -139,8 +201,8 @@ class PairInspection:
 
     kind: Literal["pair"] = "pair"
     path: str
-    symbol: SymbolInspection
-    params: ParamsInspection
+    graph: SymbolInspection | PrototxtInspection
+    weights: ParamsInspection | CaffeWeightsInspection
     network: NetworkInspection | None
     refusal: str
     warnings: tuple[str, ...]
@@ -200,4 +262,38 @@ class CheckpointInspection:
     note: str
 
 
-Inspection = ParamsInspection | SymbolInspection | PairInspection | ReportInspection | CheckpointInspection
+Inspection = (
+    ParamsInspection
+    | SymbolInspection
+    | PrototxtInspection
+    | CaffeWeightsInspection
+    | MeanInspection
+    | PairInspection
+    | ReportInspection
+    | CheckpointInspection
+)
+
+
+def inspected_file(path: Path) -> InspectedFile:
+    """The record of a file that is looked at.
+
+    Raises:
+        MissingFileError: it is not there.
+        InputError: it cannot be read.
+    """
+    content = map_file(path)
+    return InspectedFile(path=str(path), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def tensor_entries(tensors: Iterable[TensorRef]) -> tuple[TensorEntry, ...]:
+    """The records of stored tensors."""
+    return tuple(
+        TensorEntry(
+            name=tensor.name,
+            dtype=tensor.dtype.value,
+            shape=tensor.shape,
+            bytes=tensor.nbytes,
+            where=tensor.where,
+        )
+        for tensor in tensors
+    )

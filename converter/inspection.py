@@ -1,18 +1,15 @@
-"""Says what is in a file, by its content; and which network a pair of files holds. Needs neither torch nor MXNet."""
+"""Says what is in a file, by its content; and which network a pair of files holds. Needs no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from resnext_convert.converter import releases
+from resnext_convert.converter import inspection_caffe, inspection_mxnet, readers, releases
 from resnext_convert.converter.binary import map_file
 from resnext_convert.converter.errors import (
     ConvertError,
@@ -22,23 +19,14 @@ from resnext_convert.converter.errors import (
     ReleaseMismatchError,
 )
 from resnext_convert.converter.findings import (
-    AppliedDefault,
     CheckpointInspection,
-    InspectedFile,
     Inspection,
     NetworkInspection,
-    NodeEntry,
     PairInspection,
-    ParamsInspection,
     ReportInspection,
-    SymbolInspection,
     TensorEntry,
+    inspected_file,
 )
-from resnext_convert.converter.mxnet.meaning import Feed
-from resnext_convert.converter.mxnet.operators import TABLE
-from resnext_convert.converter.mxnet.params import read_params
-from resnext_convert.converter.mxnet.source import locate, read_pair
-from resnext_convert.converter.mxnet.symbol import Entry, Operation, SymbolFile, Variable, read_symbol
 from resnext_convert.converter.preprocess import input_spec
 from resnext_convert.converter.proof import FileRecord
 from resnext_convert.converter.report import SourceRecord, encode, report_path
@@ -46,8 +34,6 @@ from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.torch_zip import is_checkpoint, read_state
 
 _BOM = b"\xef\xbb\xbf"
-_TREACHEROUS = ("eps", "fix_gamma")
-"""Attributes whose defaults (1e-3 and True) other programs get wrong when a file leaves them out."""
 
 
 def inspect(path: Path | str) -> Inspection:
@@ -56,7 +42,7 @@ def inspect(path: Path | str) -> Inspection:
     A file is told by its content; its name does not count. One file of a pair is looked at alone.
 
     Args:
-        path: a symbol file, a params file, a checkpoint, a report; or a folder or a prefix of a pair.
+        path: a file of MXNet or Caffe, a checkpoint, a report; or a folder or a prefix of a pair.
 
     Raises:
         MissingFileError: there is no such file, or no such pair.
@@ -78,20 +64,18 @@ def inspect(path: Path | str) -> Inspection:
             file=path,
             hint="where it is trusted, load it with PyTorch and save the state dict again",
         )
-    if not bytes(content[:64]).removeprefix(_BOM).lstrip().startswith(b"{"):
-        return _params(path)  # which also names the kind of many other files
-    document = _json(bytes(content))
-    return _report(path, document) if "tool" in document or "gate" in document else _symbol(path)
+    start = bytes(content[:512])
+    if start.removeprefix(_BOM).lstrip().startswith(b"{"):
+        document = _json(bytes(content))
+        return _report(path, document) if "tool" in document or "gate" in document else inspection_mxnet.symbol(path)
+    if found := inspection_caffe.inspect(path, start):
+        return found
+    return inspection_mxnet.params(path)  # which also names the kind of many other files
 
 
 def to_json(found: list[Inspection]) -> bytes:
     """Inspections as a JSON list, complete, ending in a newline."""
     return encode(found, list[Inspection])
-
-
-def _file(path: Path) -> InspectedFile:
-    content = map_file(path)
-    return InspectedFile(path=str(path), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _json(text: bytes) -> dict[str, Any]:
@@ -103,82 +87,14 @@ def _json(text: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _params(path: Path) -> ParamsInspection:
-    stored = read_params(path)
-    return ParamsInspection(
-        file=_file(path),
-        layouts=stored.layouts,
-        named=stored.named,
-        tensors=tuple(
-            TensorEntry(
-                name=tensor.name,
-                dtype=tensor.dtype.value,
-                shape=tensor.shape,
-                bytes=tensor.nbytes,
-                where=tensor.where,
-            )
-            for tensor in stored.tensors.values()
-        ),
-        notes=stored.notes,
-    )
-
-
-def _symbol(path: Path) -> SymbolInspection:
-    symbol = read_symbol(path)
-    operations = [node for node in symbol.nodes.values() if isinstance(node, Operation)]
-    return SymbolInspection(
-        file=_file(path),
-        version=symbol.release,
-        dialect=symbol.dialect,
-        inputs={variable.name: variable.shape for variable in _read_as_data(symbol, operations)},
-        heads=tuple(_head(symbol, head) for head in symbol.heads),
-        variables=len(symbol.nodes) - len(operations),
-        operators=dict(Counter(operation.op for operation in operations).most_common()),
-        defaults=_applied_defaults(operations),
-        nodes=tuple(NodeEntry(name=node.name, op=node.op, attributes=node.texts) for node in operations),
-    )
-
-
-def _read_as_data(symbol: SymbolFile, operations: Iterable[Operation]) -> list[Variable]:
-    """The variables that operators read as data and not as a parameter: the image, seldom a constant."""
-    read = [
-        symbol.nodes[entry.node]
-        for operation in operations
-        for entry, argument in zip(operation.inputs, operation.arguments, strict=True)
-        if argument.use is Feed.VALUE
-    ]
-    return [node for node in read if isinstance(node, Variable)]
-
-
-def _head(symbol: SymbolFile, head: Entry) -> str:
-    number, index = head
-    node = symbol.nodes[number]
-    output = f", output {index}" if index else ""
-    return f"{node.name} ({node.op}{output})" if isinstance(node, Operation) else f"{node.name} (variable)"
-
-
-def _applied_defaults(operations: Iterable[Operation]) -> tuple[AppliedDefault, ...]:
-    table = {name: operator.defaults for operator in TABLE for name in operator.names}
-    counts = Counter(
-        (operation.op, attribute, default)
-        for operation in operations
-        for attribute, default in table.get(operation.op, {}).items()
-        if attribute in _TREACHEROUS and default is not None and attribute not in operation.texts
-    )
-    return tuple(
-        AppliedDefault(op=op, attribute=attribute, value=value, nodes=nodes)
-        for (op, attribute, value), nodes in counts.items()
-    )
-
-
 def _pair(path: Path) -> PairInspection:
     try:
-        symbol, params = locate(path, symbol=None, params=None, epoch=None)
+        framework = readers.framework_of(path, readers.SourceOptions())
+        model = readers.read(framework, path, readers.SourceOptions())
     except MissingFileError as error:
         error.file = str(path)
         error.hint = "name the files themselves, or a folder or a prefix (models/resnext-101) with one pair of them"
         raise
-    model = read_pair(symbol, params)
     warnings = list(model.origin.warnings)
     network, refusal = None, ""
     try:
@@ -187,24 +103,28 @@ def _pair(path: Path) -> PairInspection:
         error.file = None  # it is one of those that are looked at
         refusal = str(error)
     else:
-        sources = {binding.target: binding.source for binding in found.bindings}
         network = NetworkInspection(
             summary=found.config.summary,
             config=found.config,
-            preprocessing=input_spec(found.config.in_channels, sources, model.tensors),
+            preprocessing=input_spec(model, found),
             bindings=found.bindings,
             ignored=found.ignored,
             other_heads=found.other_heads,
         )
-        if release := releases.named(path, "mxnet"):
+        if release := releases.named(path, framework):
             try:
                 releases.check(release, network.summary, path)
             except ReleaseMismatchError as error:
                 warnings.append(str(error))
+    files = model.origin.files
     return PairInspection(
         path=str(path),
-        symbol=_symbol(symbol),
-        params=_params(params),
+        graph=inspection_mxnet.symbol(files["symbol"])
+        if framework == "mxnet"
+        else inspection_caffe.prototxt(files["prototxt"]),
+        weights=inspection_mxnet.params(files["params"])
+        if framework == "mxnet"
+        else inspection_caffe.weights(files["weights"]),
         network=network,
         refusal=refusal,
         warnings=tuple(warnings),
@@ -251,7 +171,7 @@ def _report(path: Path, document: dict[str, Any]) -> ReportInspection:
             place=".".join(str(part) for part in first["loc"]),
         ) from error
     return ReportInspection(
-        file=_file(path),
+        file=inspected_file(path),
         tool=report.tool if report else None,
         source=report.source if report else None,
         network=report.network if report else None,
@@ -267,7 +187,7 @@ def _report(path: Path, document: dict[str, Any]) -> ReportInspection:
 
 def _checkpoint(path: Path) -> CheckpointInspection:
     tensors = read_state(path)
-    file = _file(path)
+    file = inspected_file(path)
     beside = report_path(path)
     report, belongs = None, None
     try:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from resnext_convert import __version__
-from resnext_convert.converter import checkpoint, preprocess, releases
-from resnext_convert.converter.errors import ProofError, UsageError, in_file
+from resnext_convert.converter import checkpoint, probe, readers, releases
+from resnext_convert.converter.errors import ProofError, in_file
 from resnext_convert.converter.graph import SourceModel
-from resnext_convert.converter.mxnet.source import read_source
-from resnext_convert.converter.preprocess import InputSpec
+from resnext_convert.converter.preprocess import input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
+from resnext_convert.converter.readers import Framework, SourceOptions
 from resnext_convert.converter.report import (
     SCHEMA_VERSION,
     ConversionReport,
@@ -23,12 +22,12 @@ from resnext_convert.converter.report import (
     report_path,
     to_json,
 )
+from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.match import Match, match
-from resnext_convert.converter.resnext.state_dict import assemble
+from resnext_convert.converter.resnext.state_dict import assemble, dtype_note
 from resnext_convert.converter.staging import StagedFile, commit, writing
 from resnext_convert.converter.verify import Oracle, prove
 
-Framework = Literal["mxnet"]
 Say = Callable[[str], None]
 
 
@@ -44,6 +43,8 @@ def convert(
     symbol: Path | None = None,
     params: Path | None = None,
     epoch: int | None = None,
+    prototxt: Path | None = None,
+    weights: Path | None = None,
     image_size: int | None = None,
     verify: bool = True,
     oracle: Oracle = "auto",
@@ -54,15 +55,18 @@ def convert(
     """Converts a network and proves it; the checkpoint and its report appear together, or nothing does.
 
     Args:
-        framework: what wrote the source.
+        framework: what wrote the source, ``mxnet`` or ``caffe``.
         source: a folder with one pair of files, a prefix (``models/resnext-101``), or one file of the pair.
         out: the checkpoint, ``.pth`` or ``.pt``; the report goes beside it, ``.json``.
-        symbol: the symbol file, where ``source`` does not say.
-        params: the params file, where ``source`` does not say.
+        symbol: MXNet's symbol file, where ``source`` does not say.
+        params: MXNet's params file, where ``source`` does not say.
         epoch: which of several params files.
+        prototxt: Caffe's prototxt, where ``source`` does not say.
+        weights: Caffe's ``.caffemodel`` or ``.h5``, where ``source`` does not say.
         image_size: side of the proof's full-size image; None: as the graph declares, or 224, or what fits.
         verify: whether to prove the result. Without it nothing is known but that the shapes fit.
-        oracle: ``auto`` asks MXNet if it is installed, ``mxnet`` demands it, ``none`` does not ask.
+        oracle: ``auto`` asks MXNet or OpenCV, whichever reads the source, if it is installed and can be asked;
+            ``mxnet`` and ``opencv`` demand it, ``none`` does not ask.
         golden: recordings to compare with (``.npz``: ``in:NAME``, ``out:NAME``, ``ref64:NAME``).
         overwrite: whether an output that is there may be replaced.
         say: told what is being done.
@@ -73,9 +77,10 @@ def convert(
     source, out = Path(source), Path(out)
     checkpoint.check_suffix(out)
     say("reading")
-    model, found, release = _understand(framework, source, symbol, params, epoch)
-    spec = input_spec(model, found)
+    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
+    model, found, release = _understand(framework, source, options)
     arrays = assemble(found, model.tensors)
+    spec = input_spec(model, found)
     with (
         StagedFile(out, overwrite=overwrite) as staged,
         StagedFile(report_path(out), overwrite=overwrite) as beside,
@@ -102,11 +107,12 @@ def convert(
             config=found.config,
             target="reference",
             dtype=str(arrays["conv1.weight" if "conv1.weight" in arrays else "conv1.0.weight"].dtype),
+            dtype_note=dtype_note(arrays),
             output=_record("checkpoint", written, out.name),
             preprocessing=spec,
             bindings=found.bindings,
             ignored=found.ignored,
-            warnings=(*model.origin.warnings, *_warnings(found)),
+            warnings=(*model.origin.warnings, *_warnings(model, found, image_size)),
             verification=proof,
         )
         if proof is not None and not proof.passed:
@@ -119,12 +125,14 @@ def convert(
 
 def verify(
     checkpoint_path: Path | str,
-    framework: Framework,
+    framework: Framework | None,
     source: Path | str,
     *,
     symbol: Path | None = None,
     params: Path | None = None,
     epoch: int | None = None,
+    prototxt: Path | None = None,
+    weights: Path | None = None,
     image_size: int | None = None,
     oracle: Oracle = "auto",
     golden: Path | None = None,
@@ -134,13 +142,15 @@ def verify(
 
     Args:
         checkpoint_path: the checkpoint.
-        framework: what wrote the source.
+        framework: what wrote the source; None: as its files say.
         source: as for `convert`, and so are the others.
-        symbol: the symbol file.
-        params: the params file.
+        symbol: MXNet's symbol file.
+        params: MXNet's params file.
         epoch: which of several params files.
+        prototxt: Caffe's prototxt.
+        weights: Caffe's weights.
         image_size: side of the proof's full-size image.
-        oracle: whether to ask MXNet.
+        oracle: whether to ask the original engine.
         golden: recordings to compare with.
         say: told what is being done.
 
@@ -151,9 +161,10 @@ def verify(
         ProofError: the checkpoint has other keys or shapes than the source network.
         ConvertError: either side cannot be read.
     """
-    checkpoint_path = Path(checkpoint_path)
+    checkpoint_path, source = Path(checkpoint_path), Path(source)
     say("reading")
-    model, found, _ = _understand(framework, Path(source), symbol, params, epoch)
+    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
+    model, found, _ = _understand(framework or readers.framework_of(source, options), source, options)
     state = checkpoint.read(checkpoint_path)
     problems = _state_problems(found, state)
     if problems:
@@ -191,30 +202,42 @@ class ProofFailedError(ProofError):
 
 
 def _understand(
-    framework: Framework, source: Path, symbol: Path | None, params: Path | None, epoch: int | None
+    framework: Framework, source: Path, options: SourceOptions
 ) -> tuple[SourceModel, Match, releases.Release | None]:
-    if framework != "mxnet":
-        raise UsageError(f"there is no reader for {framework!r}", expected="mxnet")
-    model = read_source(source, symbol=symbol, params=params, epoch=epoch)
+    model = readers.read(framework, source, options)
     found = match(model)
-    release = None if symbol or params else releases.named(source, framework)
+    release = None if options.names_files else releases.named(source, framework)
     if release:
         releases.check(release, found.config.summary, source)
     return model, found, release
 
 
-def input_spec(model: SourceModel, found: Match) -> InputSpec:
-    """The distribution that the network's own input statistics announce."""
-    sources = {binding.target: binding.source for binding in found.bindings}
-    return preprocess.input_spec(found.config.in_channels, sources, model.tensors)
-
-
-def _warnings(found: Match) -> list[str]:
+def _warnings(model: SourceModel, found: Match, image_size: int | None) -> list[str]:
     unused = [ignored.source for ignored in found.ignored if ignored.reason.startswith("no node")]
     return [
         *([f"no node of the graph names these tensors, they are left out: {', '.join(unused)}"] if unused else []),
         *(f"the head {head!r} is not the classifier and is not converted" for head in found.other_heads),
+        *filter(None, [_rounding_warning(found.config, image_size, model.origin.input_shape)]),
     ]
+
+
+def _rounding_warning(config: ResNeXtConfig, asked: int | None, declared: tuple[int, ...] | None) -> str:
+    """On a stem pooling that pads and rounds up: exact, but seldom what the network was trained with."""
+    pool = config.stem_pool
+    if pool is None or not pool.ceil_mode or not any(pool.padding):
+        return ""
+    size = probe.image_size(config, asked, declared)
+    found = probe.last_map(config, size)
+    trained = probe.last_map(replace(config, stem_pool=replace(pool, ceil_mode=False)), size)
+    if found is None or trained is None or found == trained:
+        return ""
+    return (
+        f"the map before the last pooling is {found[0]}x{found[1]} for inputs of {size[0]}x{size[1]}: the stem's"
+        f" pooling pads and rounds up, and rounded down it would be {trained[0]}x{trained[1]}. That is what is left of"
+        " a prototxt when its line `ceil_mode: false`, unknown to BVLC Caffe, is deleted. The result is exact for"
+        " the file as it stands. If these weights were trained with rounding down (soeaver's were), that network loses"
+        " about 1 % of its accuracy: put the line back, or write `round_mode: FLOOR`, and convert again"
+    )
 
 
 def _state_problems(found: Match, state: dict[str, torch.Tensor]) -> list[str]:

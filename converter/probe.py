@@ -38,6 +38,12 @@ def features(config: ResNeXtConfig, size: Pair) -> Pair | None:
     None does where a map becomes too small for the next layer, or where the two sides of an addition differ: average
     pooling rounds odd sizes down in the shortcut while a strided convolution with padding rounds them up.
     """
+    found = last_map(config, size)
+    return None if found is None else _through([config.head.pool], found)
+
+
+def last_map(config: ResNeXtConfig, size: Pair) -> Pair | None:
+    """The size of the map behind the last block, before the final pooling; None as for `features`."""
     found = _through([*_convolutions(config.stem), config.stem_pool], size)
     for block in config.blocks():
         if found is None:
@@ -48,7 +54,7 @@ def features(config: ResNeXtConfig, size: Pair) -> Pair | None:
         if residual != shortcut:
             return None
         found = residual
-    return None if found is None else _through([config.head.pool], found)
+    return found
 
 
 def usable(config: ResNeXtConfig, size: Pair) -> bool:
@@ -197,7 +203,13 @@ def _pool(pool: PoolConfig, size: Pair) -> Pair:
     if pool.global_pool:
         return 1, 1
     height, width = (
-        (-(-(s + 2 * p - k) // t) if pool.ceil_mode else (s + 2 * p - k) // t) + 1 if s + 2 * p >= k else 0
+        _windows(s + 2 * p - k, t, s + p, ceil=pool.ceil_mode) if s + 2 * p >= k else 0
         for s, k, t, p in zip(size, pool.kernel, pool.stride, pool.padding, strict=True)
     )
     return height, width
+
+
+def _windows(room: int, stride: int, end: int, *, ceil: bool) -> int:
+    """How many windows fit; one more where the size is rounded up, if it starts before the far padding (torch)."""
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    return count - 1 if ceil and (count - 1) * stride >= end else count

@@ -17,7 +17,7 @@ class Release:
 
     Attributes:
         name: the publisher's file name prefix.
-        framework: ``mxnet``.
+        framework: ``mxnet`` or ``caffe``.
         publisher: who published it.
         network: the summary of the configuration that it must have.
     """

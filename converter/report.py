@@ -22,11 +22,14 @@ from resnext_convert.converter.preprocess import InputSpec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
 from resnext_convert.converter.resnext import overview
 from resnext_convert.converter.resnext.config import ResNeXtConfig
-from resnext_convert.converter.resnext.ledger import Binding, Ignored
+from resnext_convert.converter.resnext.ledger import Binding, Ignored, used
 from resnext_convert.converter.staging import StagedFile, commit, writing
 from resnext_convert.converter.text import counted, printable, shape_text
 
 SCHEMA_VERSION: Final = 1
+
+
+TITLES: Final = {"mxnet": "MXNet", "caffe": "Caffe"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,11 @@ class SourceRecord:
     version: str | None
     files: tuple[FileRecord, ...]
     release: str | None
+
+    @property
+    def title(self) -> str:
+        """The framework's own name, with its version where that is known: ``MXNet 1.9.1``, ``Caffe``."""
+        return " ".join(filter(None, [TITLES.get(self.framework, self.framework), self.version]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +58,11 @@ class ConversionReport:
         network: how the family calls the network.
         config: every layer of it; ``load`` builds the module from this.
         target: whose names and conventions the state dict has.
-        dtype: of the parameters that were written.
+        dtype: of the weights that were written.
+        dtype_note: which other values are wider, and why; empty where none is.
         output: the checkpoint.
         preprocessing: what the files say about the input.
-        bindings: each key of the state dict, its source tensor and the transform.
+        bindings: each key of the state dict, its source tensors and the transform.
         ignored: each source tensor that is in no binding, and why.
         warnings: what was odd and how it was understood.
         verification: the proof; None if it was not asked for.
@@ -66,6 +75,7 @@ class ConversionReport:
     config: ResNeXtConfig
     target: str
     dtype: str
+    dtype_note: str
     output: FileRecord
     preprocessing: InputSpec
     bindings: tuple[Binding, ...]
@@ -177,7 +187,7 @@ def schema() -> bytes:
     heading = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "resnext-convert report",
-        "description": "What `resnext-convert mxnet` writes beside a checkpoint, and what `--report FILE.json` and "
+        "description": "What `resnext-convert` writes beside a checkpoint, and what `--report FILE.json` and "
         "`--json` give; a proof alone where the command was `verify`.",
     }
     return (json.dumps(heading | made, indent=1, sort_keys=True) + "\n").encode()
@@ -318,6 +328,7 @@ def _page(record: Record) -> Mapping[str, object]:
         "verdict": verdict(record),
         "tool": conversion.tool if conversion else f"resnext-convert {__version__}",
         "files": _files(record),
+        "used": used(conversion.bindings) if conversion else 0,
         "facts": overview.facts(conversion.config) if conversion else (),
         "stages": overview.stage_rows(conversion.config) if conversion else (),
         "bars": list(_bars(proof)) if proof else [],

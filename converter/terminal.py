@@ -20,17 +20,23 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from resnext_convert.converter.findings import (
+    AppliedDefault,
+    CaffeWeightsInspection,
     CheckpointInspection,
     InspectedFile,
     Inspection,
+    MeanInspection,
+    NodeEntry,
     PairInspection,
     ParamsInspection,
+    PrototxtInspection,
     ReportInspection,
     SymbolInspection,
     TensorEntry,
 )
 from resnext_convert.converter.report import Record, figure, proof_of, report_path, verdict
 from resnext_convert.converter.resnext import overview
+from resnext_convert.converter.resnext.ledger import used
 from resnext_convert.converter.text import counted, printable, shape_text
 
 if TYPE_CHECKING:
@@ -141,20 +147,22 @@ def _table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Ite
 
 
 def _conversion(report: ConversionReport, *, verbose: bool) -> Iterator[str]:
-    version = f"MXNet {report.source.version}" if report.source.version else "MXNet"
-    yield _row("read", f"{', '.join(file.name for file in report.source.files)} ({version})")
-    used = sum(binding.source is not None for binding in report.bindings)
+    yield _row("read", f"{', '.join(file.name for file in report.source.files)} ({report.source.title})")
     keys = counted(len(report.bindings), "key")
-    yield _row("matched", f"{counted(used, 'tensor')} bound to {keys}, {len(report.ignored)} ignored")
+    yield _row("matched", f"{counted(used(report.bindings), 'tensor')} bound to {keys}, {len(report.ignored)} ignored")
     if verbose:
         yield from _table(
             [("key", "source", "transform")]
-            + [(binding.target, binding.source or "-", binding.transform.value) for binding in report.bindings]
+            + [(binding.target, binding.origin or "-", binding.how) for binding in report.bindings]
         )
     for ignored in report.ignored:
         yield _row("ignored", f"{ignored.source}: {ignored.reason}")
     if report.preprocessing.note:
         yield _row("input", f"{report.preprocessing.note}, as bn_data says")
+    if report.preprocessing.transform:
+        yield _row("input", report.preprocessing.transform.text)
+    if report.dtype_note:
+        yield _row("precision", report.dtype_note)
 
 
 def _proof(proof: VerificationReport, *, verbose: bool) -> Iterator[str]:
@@ -198,12 +206,13 @@ def _agreement(original: OriginalDiff) -> str:
 
 def _inspection(found: Inspection, *, verbose: bool) -> Iterator[str]:
     match found:
-        case ParamsInspection():
-            yield f"{found.file.path}: MXNet params file"
-            yield from _params(found, verbose=verbose)
-        case SymbolInspection():
-            yield f"{found.file.path}: MXNet symbol file"
-            yield from _symbol(found, verbose=verbose)
+        case ParamsInspection() | SymbolInspection() | PrototxtInspection() | CaffeWeightsInspection():
+            yield from _source(found, verbose=verbose)
+        case MeanInspection():
+            yield f"{found.file.path}: mean image of Caffe"
+            yield from _file(found.file)
+            yield _row("shape", shape_text(found.shape))
+            yield _row("channels", ", ".join(f"{value:.6g}" for value in found.channels))
         case PairInspection():
             yield from _pair(found, verbose=verbose)
         case ReportInspection():
@@ -217,6 +226,29 @@ def _inspection(found: Inspection, *, verbose: bool) -> Iterator[str]:
             yield _row("report", found.note)
             if found.report:
                 yield from _report(found.report)
+
+
+def _source(
+    found: ParamsInspection | SymbolInspection | PrototxtInspection | CaffeWeightsInspection, *, verbose: bool
+) -> Iterator[str]:
+    match found:
+        case ParamsInspection():
+            yield f"{found.file.path}: MXNet params file"
+            yield from _params(found, verbose=verbose)
+        case SymbolInspection():
+            yield f"{found.file.path}: MXNet symbol file"
+            yield from _symbol(found, verbose=verbose)
+        case PrototxtInspection():
+            yield f"{found.file.path}: Caffe prototxt"
+            yield from _prototxt(found, verbose=verbose)
+        case CaffeWeightsInspection():
+            yield f"{found.file.path}: Caffe weights"
+            yield from _file(found.file)
+            yield _row("container", found.container)
+            layers, with_blobs = found.layers
+            yield _row("layers", f"{layers:,}, {with_blobs:,} of them with blobs")
+            yield from _tensors(found.tensors, verbose=verbose)
+            yield from (_row("note", note) for note in found.notes)
 
 
 def _file(file: InspectedFile) -> Iterator[str]:
@@ -263,15 +295,36 @@ def _symbol(found: SymbolInspection, *, verbose: bool) -> Iterator[str]:
     for head in found.heads:
         yield _row("head", head)
     yield _row("operators", _counts(found.operators))
-    for default in found.defaults:
-        nodes = counted(default.nodes, "node")
-        yield _row("default", f"{default.op}: no {default.attribute} in {nodes}, so MXNet takes {default.value}")
+    yield from _defaults(found.defaults, "MXNet", "node")
     if verbose:
-        texts = [", ".join(f"{key}={text}" for key, text in node.attributes.items()) for node in found.nodes]
-        yield from _table(
-            [("node", "operator", "attributes")]
-            + [(node.name, node.op, text) for node, text in zip(found.nodes, texts, strict=True)]
-        )
+        yield from _nodes(found.nodes)
+
+
+def _prototxt(found: PrototxtInspection, *, verbose: bool) -> Iterator[str]:
+    yield from _file(found.file)
+    yield _row("net", found.name or "without a name")
+    yield _row("layers", f"{found.layers:,}, {len(found.nodes):,} of them in the phase TEST")
+    for name, shape in found.inputs.items():
+        yield _row("input", name + (f", declared as {shape_text(shape)}" if shape else ""))
+    yield _row("operators", _counts(found.operators))
+    yield from _defaults(found.defaults, "Caffe", "layer")
+    yield from (_row("note", note) for note in found.notes)
+    if verbose:
+        yield from _nodes(found.nodes)
+
+
+def _defaults(defaults: Sequence[AppliedDefault], framework: str, node: str) -> Iterator[str]:
+    for default in defaults:
+        nodes = counted(default.nodes, node)
+        yield _row("default", f"{default.op}: no {default.attribute} in {nodes}, so {framework} takes {default.value}")
+
+
+def _nodes(nodes: Sequence[NodeEntry]) -> Iterator[str]:
+    texts = [", ".join(f"{key}={text}" for key, text in node.attributes.items()) for node in nodes]
+    yield from _table(
+        [("node", "operator", "attributes")]
+        + [(node.name, node.op, text) for node, text in zip(nodes, texts, strict=True)]
+    )
 
 
 def _pair(found: PairInspection, *, verbose: bool) -> Iterator[str]:
@@ -286,6 +339,8 @@ def _pair(found: PairInspection, *, verbose: bool) -> Iterator[str]:
         spec = network.preprocessing
         if spec.note:
             yield _row("input", f"{spec.note}, as bn_data says")
+        if spec.transform:
+            yield _row("input", spec.transform.text)
         if network.config.data_norm:
             yield _row("input mean", ", ".join(f"{value:.6g}" for value in spec.mean))
             yield _row("input std", ", ".join(f"{value:.6g}" for value in spec.std))
@@ -297,10 +352,8 @@ def _pair(found: PairInspection, *, verbose: bool) -> Iterator[str]:
             yield _row("head", f"{head} is not the classifier and would not be converted")
     for warning in found.warnings:
         yield _row("warning", warning)
-    yield f"  {found.symbol.file.path}: MXNet symbol file"
-    yield from (f"  {line}" for line in _symbol(found.symbol, verbose=verbose))
-    yield f"  {found.params.file.path}: MXNet params file"
-    yield from (f"  {line}" for line in _params(found.params, verbose=verbose))
+    for part in (found.graph, found.weights):
+        yield from (f"  {line}" for line in _source(part, verbose=verbose))
 
 
 def _stages(config: ResNeXtConfig) -> Iterator[str]:

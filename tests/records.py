@@ -97,9 +97,9 @@ def report(**changes: Any) -> ConversionReport:
         resnext((1, 2), cardinality=4, base_width=2, classes=10), data_norm=NormConfig(channels=3, eps=2e-5)
     )
     bindings = tuple(
-        Binding(target=key, source=None, transform=Transform.ZERO)
+        Binding(target=key, sources=(), transform=Transform.ZERO)
         if key.endswith("num_batches_tracked")
-        else Binding(target=key, source=f"arg:{key}", transform=Transform.IDENTITY)
+        else Binding(target=key, sources=(f"arg:{key}",), transform=Transform.IDENTITY)
         for key in config.state_shapes()
     )
     made = ConversionReport(
@@ -115,6 +115,7 @@ def report(**changes: Any) -> ConversionReport:
         config=config,
         target="reference",
         dtype="float32",
+        dtype_note="",
         output=file("checkpoint", "out.pth"),
         preprocessing=InputSpec(
             channels=3,
@@ -150,7 +151,7 @@ def hostile() -> ConversionReport:
             release=HOSTILE,
         ),
         output=file("checkpoint", HOSTILE),
-        bindings=(Binding(target="conv1.weight", source=HOSTILE, transform=Transform.IDENTITY),),
+        bindings=(Binding(target="conv1.weight", sources=(HOSTILE,), transform=Transform.IDENTITY),),
         ignored=(Ignored(source=HOSTILE, reason=HOSTILE),),
         warnings=(HOSTILE,),
         verification=spoiled,

@@ -154,8 +154,8 @@ def test_a_pair(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found.network.summary == "ResNeXt-17 (4x2d)"
     assert found.network.config.depths == (1, 1, 2, 1)
     assert len(found.network.bindings) == len(found.network.config.state_shapes())
-    assert found.symbol == inspected(SymbolInspection, RECORDINGS / "0.8.0-imagenet/model-symbol.json")
-    assert found.params == inspected(ParamsInspection, RECORDINGS / "0.8.0-imagenet/model-0000.params")
+    assert found.graph == inspected(SymbolInspection, RECORDINGS / "0.8.0-imagenet/model-symbol.json")
+    assert found.weights == inspected(ParamsInspection, RECORDINGS / "0.8.0-imagenet/model-0000.params")
     mean = np.round(found.network.preprocessing.mean, 3)
     said = lines(found, capsys)
     assert said[0] == f"{path}: ResNeXt-17 (4x2d)"

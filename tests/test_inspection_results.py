@@ -184,12 +184,15 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="net: no file of an MXNet or Caffe network is there"):
+        inspect(tmp_path / "net")
+    with pytest.raises(MissingFileError, match="no file of an MXNet or Caffe network is there"):
+        inspect(tmp_path / "absent/net")
+    with pytest.raises(MissingFileError, match="no file of an MXNet or Caffe network is there"):
+        inspect(tmp_path)
+    (tmp_path / "net-0000.params").touch()
     with pytest.raises(MissingFileError, match="net: the symbol file is not found"):
         inspect(tmp_path / "net")
-    with pytest.raises(MissingFileError, match="no such file or folder"):
-        inspect(tmp_path / "absent/net")
-    with pytest.raises(MissingFileError, match="the symbol file is not found"):
-        inspect(tmp_path)
     with pytest.raises(MissingFileError, match="cannot be looked at: File name too long"):
         inspect(tmp_path / ("x" * 300))
 
@@ -211,8 +214,8 @@ def test_json_is_complete(tmp_path: Path) -> None:
     read = json.loads(to_json(found))
     assert [entry["kind"] for entry in read] == ["symbol", "params", "pair", "pair", "report", "checkpoint"]
     symbol, params, pair, other, stored, saved = read
-    assert pair["symbol"] == {**symbol, "file": pair["symbol"]["file"]}
-    assert pair["params"] == {**params, "file": pair["params"]["file"]}
+    assert pair["graph"] == {**symbol, "file": pair["graph"]["file"]}
+    assert pair["weights"] == {**params, "file": pair["weights"]["file"]}
     assert pair["network"]["config"]["head"]["classes"] == 10
     assert other["network"] is None
     assert saved["report"] == {**stored, "file": saved["report"]["file"]}

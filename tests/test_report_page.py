@@ -10,6 +10,7 @@ import pytest
 from records import HOSTILE, RECORDS, diff, every_record, failed, hostile, report
 
 from resnext_convert.converter.report import Record, figure, place, to_html, verdict
+from resnext_convert.converter.resnext.ledger import Binding, Transform
 from resnext_convert.converter.text import printable
 
 VOID = {"meta", "rect", "line"}
@@ -81,12 +82,21 @@ def test_the_page_escapes_what_files_say() -> None:
     assert "{{ 7 * 7 }}" in source  # a name is no template
 
 
+def test_what_is_wider_than_the_weights_and_what_is_stacked() -> None:
+    stacked = Binding(target="k", sources=("a", "b", "c"), transform=Transform.FACTOR, axis=0, factors=("f", "g", "h"))
+    text = Page(report(dtype_note="float64 for two", bindings=(stacked,))).text
+    assert "Precision: float64 for two." in text
+    assert "6 source tensors fill their places among the 1 key" in text
+    assert f"k a , b , c {Transform.FACTOR.value}; the 3 branches stacked along axis 0" in text
+    assert "Precision" not in Page(report()).text
+
+
 def test_the_page_holds_the_whole_record() -> None:
     record = report()
     text = Page(record).text
     for word in (
         *(f"{f.name} {f.bytes:,} bytes {f.sha256}" for f in (*record.source.files, record.output)),
-        *(f"{b.target} {b.source or 'none'} {b.transform.value}" for b in record.bindings),
+        *(f"{b.target} {', '.join(b.sources) or 'none'} {b.how}" for b in record.bindings),
         *(f"{i.source} {i.reason}" for i in record.ignored),
         *record.warnings,
         "ResNeXt-11 (4x2d)",
@@ -110,7 +120,7 @@ def test_the_page_of_a_failed_proof_says_where() -> None:
     assert "Checkpoint (not written) out.pth" in text
     assert "layer2.0.bn1 : all activations before it agree" in text
     assert "5.3e-04 ✗" in text
-    assert "MXNet 1.9.1 ran the source files itself, in float32 and in float64, and differs" in text
+    assert "MXNet 1.9.1 ran the source files itself, in float32, and differs" in text
 
 
 def test_the_page_of_a_proof_alone_names_what_was_compared() -> None:

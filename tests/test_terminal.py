@@ -14,6 +14,7 @@ from records import HOSTILE, asked, failed, file, hostile, proof, report
 
 from resnext_convert.converter.findings import CheckpointInspection, InspectedFile, ParamsInspection, TensorEntry
 from resnext_convert.converter.proof import EngineResult
+from resnext_convert.converter.resnext.ledger import Binding, Transform
 from resnext_convert.converter.terminal import print_conversion, print_inspections, print_proof
 from resnext_convert.converter.text import printable
 
@@ -47,9 +48,24 @@ def test_more_of_a_conversion(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     for binding in report().bindings:
         (line,) = [line for line in lines if line.split()[:1] == [binding.target]]
-        assert line.split(maxsplit=2)[1:] == [binding.source or "-", binding.transform.value]
+        assert line.split(maxsplit=2)[1:] == [binding.origin or "-", binding.how]
     assert "  worst      layer1.0: 8.9e-16 of peak 2.5, at [0, 7]" in lines
     assert "  spread     between inputs, the logits differ by 0.25 of peak" in lines
+
+
+def test_values_wider_than_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    print_conversion(report(dtype_note="float64 for two"), OUT, verbose=False)
+    assert "  precision  float64 for two" in capsys.readouterr().out.splitlines()
+    print_conversion(report(), OUT, verbose=False)
+    assert "precision" not in capsys.readouterr().out
+
+
+def test_branches_are_shown_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    stacked = Binding(target="layer1.0.conv1.weight", sources=("a", "b", "c"), transform=Transform.IDENTITY, axis=0)
+    print_conversion(report(bindings=(stacked,)), OUT, verbose=True)
+    said = capsys.readouterr().out
+    assert "3 tensors bound to 1 key, 1 ignored" in said
+    assert "layer1.0.conv1.weight  a and 2 more  identity; the 3 branches stacked along axis 0" in said
 
 
 def test_a_conversion_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
