@@ -20,8 +20,18 @@ MAX_LINES = 400
 
 # Modules without a test file of their own, each with the reason.
 UNTESTED_ALONE = {
+    "converter/caffe/blobs.py": "a part of binding.py, and of its tests",
+    "converter/caffe/parameters.py": "the functions that the table of layers.py names: test_caffe_layers.py",
+    "converter/engines.py": "who asks which oracle: test_oracle_mxnet.py, test_oracle_opencv.py, test_pipeline.py",
+    "converter/inspection_mxnet.py": "a part of inspection.py, and of its tests",
+    "converter/options.py": "the command line's: test_cli.py",
+    "converter/oracles/opencv.py": "test_oracle_opencv.py and its neighbours",
+    "converter/oracles/opencv_text.py": "test_oracle_opencv_text.py",
+    "converter/oracles/child.py": "how both oracles are asked: test_oracle_mxnet.py, test_oracle_opencv.py",
     "converter/mxnet/sparse.py": "a record of a params file, so of test_mxnet_params.py and the recordings",
+    "converter/origin.py": "records; what the readers put into them: test_mxnet_source.py, test_caffe_source.py",
     "converter/proof.py": "records; their one verdict is the comparison's (test_compare.py)",
+    "schemas/caffe_pb2.py": "generated: test_caffe_schema.py",
     "converter/verify.py": "the whole of the proof: test_breaks.py and test_edge_cases.py",
 }
 
@@ -117,7 +127,9 @@ def test_the_dependencies_are_what_is_imported() -> None:
     # A package that comes along with another one today is declared all the same.
     used = {found.split(".")[0] for name in modules() for found in imported(parsed(name))}
     declared = {re.split(r"[<>=!~]", line)[0] for line in PYPROJECT["project"]["dependencies"]}
-    assert used - sys.stdlib_module_names - {"resnext_convert", "mxnet"} == declared
+    of_package = {"google": "protobuf"}
+    packages = {of_package.get(name, name) for name in used - sys.stdlib_module_names}
+    assert packages - {"resnext_convert", "mxnet", "cv2"} == declared
 
 
 def loaded_by(program: str) -> set[str]:
@@ -127,7 +139,9 @@ def loaded_by(program: str) -> set[str]:
     return {name.split(".")[0] for name in run.stderr.splitlines()[-1].split()}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["mxnet", "--help"], ["verify", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["mxnet", "--help"], ["caffe", "--help"], ["verify", "--help"]]
+)
 def test_help_is_quick(arguments: list[str]) -> None:
     program = f"""
 import sys
@@ -140,7 +154,7 @@ except SystemExit as end:
 """
     loaded = loaded_by(program)
     assert "typer" in loaded
-    assert loaded & {"torch", "numpy", "mxnet", "jinja2"} == set()
+    assert loaded & {"torch", "numpy", "mxnet", "google", "h5py", "cv2", "jinja2"} == set()
 
 
 def test_the_public_face_imports_neither_torch_nor_numpy() -> None:

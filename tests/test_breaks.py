@@ -19,7 +19,7 @@ from repository import FIXTURES
 
 from resnext_convert.converter.graph import SourceModel
 from resnext_convert.converter.mxnet.source import read_source
-from resnext_convert.converter.pipeline import input_spec
+from resnext_convert.converter.preprocess import input_spec
 from resnext_convert.converter.proof import VerificationReport
 from resnext_convert.converter.resnext.config import BlockConfig, NormConfig, ResNeXtConfig, UnitConfig
 from resnext_convert.converter.resnext.match import Match, match
