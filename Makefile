@@ -13,24 +13,28 @@ PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
 # tests/test_architecture.py holds this list against what the files import.
-NEED_TORCH := test_acceptance_recordings test_acceptance_releases test_breaks test_checkpoint test_checkpoint_load test_cli \
-              test_edge_cases test_inspection_results test_match test_module test_oracle_mxnet test_pipeline \
-              test_reference_operators test_releases test_runner test_torch_zip test_torchvision
+NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_acceptance_caffe_trained \
+              test_acceptance_recordings test_acceptance_releases test_breaks test_breaks_caffe test_calibrated_caffe \
+              test_checkpoint test_checkpoint_load test_cli test_edge_cases test_inspection_results test_match \
+              test_match_branches test_match_caffe_forms test_module test_operators test_operators_windows \
+              test_oracle_mxnet test_oracle_opencv test_other_converters test_pipeline test_releases test_runner test_torch_zip \
+              test_torchvision
 NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
 
-.PHONY: help demo test lint oracle peers acceptance mutations fixtures-check dist tests-without-dev tests-without-torch clean FORCE
+.PHONY: help demo test lint oracle peers acceptance mutations fixtures-check schema-check dist tests-without-dev tests-without-torch clean FORCE
 
 help:
 	@echo "make demo            convert the tiny release in fixtures/ and print the proof"
 	@echo "make test            run the tests"
 	@echo "make lint            formatting, lint, types, import rules"
-	@echo "make oracle          install MXNet 1.9.1 and run the tests that need it"
+	@echo "make oracle          install MXNet 1.9.1 and OpenCV and run the tests that need them"
 	@echo "make peers           install torchvision and timm and run the tests that need them"
 	@echo "make acceptance      run the acceptance suite on the data in RESNEXT_CONVERT_SHARED ($(RESNEXT_CONVERT_SHARED))"
-	@echo "make mutations       read 100 000 damaged params files and as many symbol files"
+	@echo "make mutations       read 100 000 damaged files of each kind"
 	@echo "make fixtures-check  make the fixtures anew and compare every byte"
+	@echo "make schema-check    generate schemas/caffe_pb2.py anew and compare it"
 	@echo "make dist            build the sdist and the wheel into dist/"
 
 demo: $(VENV)/.product
@@ -48,7 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 oracle: $(VENV)/.mxnet
-	$(PYTEST) -m "mxnet and not acceptance"
+	$(PYTEST) -m "(mxnet or opencv) and not acceptance"
 
 peers: $(VENV)/.peers
 	$(PYTEST) -m peers
@@ -59,14 +63,23 @@ acceptance: $(VENV)/.mxnet
 	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
 	$(BIN)/pytest -m acceptance
 
-# 100 000 damaged files of each kind; the two kinds side by side.
+# 100 000 damaged files of each kind, two kinds at a time.
+KINDS := params symbol prototxt caffemodel hdf5
 mutations: $(VENV)/.dev
-	$(BIN)/python tests/fuzz_params.py --count 100000 > $(VENV)/fuzz_params.log & first=$$!; \
-	$(BIN)/python tests/fuzz_symbol.py --count 100000 > $(VENV)/fuzz_symbol.log; second=$$?; \
-	wait $$first && test $$second -eq 0 && tail -qn 1 $(VENV)/fuzz_params.log $(VENV)/fuzz_symbol.log
+	echo $(KINDS) | xargs -n 1 -P 2 sh -c '$(BIN)/python tests/fuzz_$$0.py --count 100000 > $(VENV)/fuzz_$$0.log'
+	@tail -qn 1 $(KINDS:%=$(VENV)/fuzz_%.log)
 
 fixtures-check: $(VENV)/.mxnet
 	$(BIN)/python fixtures/make_fixtures.py --check
+
+# protoc 4.25: every protobuf runtime from 4.25 on accepts the code that it makes. It wants an old protobuf, so it has an
+# environment of its own.
+schema-check: $(VENV)/protoc/.installed
+	mkdir -p $(VENV)/protoc/generated
+	$(VENV)/protoc/bin/python -m grpc_tools.protoc -I . --python_out=$(VENV)/protoc/generated \
+	  --pyi_out=$(VENV)/protoc/generated schemas/caffe.proto
+	cmp schemas/caffe_pb2.py $(VENV)/protoc/generated/schemas/caffe_pb2.py
+	cmp schemas/caffe_pb2.pyi $(VENV)/protoc/generated/schemas/caffe_pb2.pyi
 
 dist: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --outdir dist
@@ -102,8 +115,13 @@ $(VENV)/.dev: $(VENV)/.product
 
 # MXNet's wheel pins numpy<2 although it runs with newer ones (docs/architecture.md, "The oracle"), hence --no-deps.
 $(VENV)/.mxnet: $(VENV)/.dev
-	$(PIP) -e '.[dev,mxnet]' --config-settings editable_mode=strict
+	$(PIP) -e '.[dev,mxnet,opencv]' --config-settings editable_mode=strict
 	$(PIP) --no-deps mxnet
+	@touch $@
+
+$(VENV)/protoc/.installed: constraints.txt
+	$(PYTHON) -m venv $(VENV)/protoc
+	$(VENV)/protoc/bin/pip install -qq grpcio-tools==1.62.3 protobuf==4.25.9 'setuptools<81'
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.dev

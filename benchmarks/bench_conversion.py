@@ -1,6 +1,7 @@
 """Time and peak memory of whole conversions, beside what a user would otherwise do.
 
     python benchmarks/bench_conversion.py SYMBOL PARAMS [--runs 5]
+    python benchmarks/bench_conversion.py PROTOTXT CAFFEMODEL [--runs 5]
 
 Every figure is of whole processes, from the operating system's accounting of each child: medians of RUNS after one
 that is not counted. All commands read the same weights in the same run. The last line is the cost of the proof in
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What people do without this program: the tensors as they are, under their old names. It maps and checks nothing.
-BY_HAND = """
+MXNET_BY_HAND = """
 import sys
 from resnext_convert.converter.oracles.mxnet import import_mxnet
 mx = import_mxnet()
@@ -30,17 +31,55 @@ loaded = mx.nd.load(sys.argv[1])
 torch.save({name: torch.from_numpy(array.asnumpy()) for name, array in loaded.items()}, sys.argv[2])
 """
 
+# The same for Caffe: Caffe's own schema, in which the numbers are `repeated float`.
+CAFFE_PLAIN = """
+import sys
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from resnext_convert.schemas import caffe_pb2
+
+file = descriptor_pb2.FileDescriptorProto.FromString(caffe_pb2.DESCRIPTOR.serialized_pb)
+file.name = "plain.proto"
+blob = next(message for message in file.message_type if message.name == "BlobProto")
+data = next(field for field in blob.field if field.name == "data")
+data.type, data.options.packed = descriptor_pb2.FieldDescriptorProto.TYPE_FLOAT, True
+pool = descriptor_pool.DescriptorPool()
+pool.Add(file)
+net = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.NetParameter"))()
+with open(sys.argv[1], "rb") as stored:
+    net.ParseFromString(stored.read())
+arrays = {layer.name: [np.array(blob.data, np.float32) for blob in layer.blobs] for layer in net.layer}
+"""
+
+CAFFE_BY_HAND = (
+    CAFFE_PLAIN
+    + """
+import torch
+named = {f"{name}.{index}": array for name, blobs in arrays.items() for index, array in enumerate(blobs)}
+torch.save({name: torch.from_numpy(array) for name, array in named.items()}, sys.argv[2])
+"""
+)
+
+CAFFE_READ = """
+import sys
+from pathlib import Path
+from resnext_convert.converter.caffe.weights import read_weights
+read_weights(Path(sys.argv[1]))
+"""
+
 RATIO = """
 import json, sys, time
 from pathlib import Path
 import torch
 from resnext_convert.converter import checkpoint
-from resnext_convert.converter.mxnet.source import read_pair
-from resnext_convert.converter.pipeline import input_spec
+from resnext_convert.converter.mxnet.source import read_pair as read_mxnet
+from resnext_convert.converter.caffe.source import read_pair as read_caffe
+from resnext_convert.converter.preprocess import input_spec
 from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.runner import ModuleRunner
 from resnext_convert.converter.verify import prove
 
+read_pair = read_mxnet if sys.argv[1].endswith(".json") else read_caffe
 model = read_pair(Path(sys.argv[1]), Path(sys.argv[2]))
 found = match(model)
 state = checkpoint.read(Path(sys.argv[3]))
@@ -82,33 +121,32 @@ def measure(command: list[str]) -> Usage:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("symbol", type=Path)
-    parser.add_argument("params", type=Path)
+    parser.add_argument("graph", type=Path)
+    parser.add_argument("weights", type=Path)
     parser.add_argument("--runs", type=int, default=5)
     chosen = parser.parse_args()
+    framework, option = ("mxnet", "--params") if chosen.graph.suffix == ".json" else ("caffe", "--weights")
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "out.pth"
-        convert = [
-            str(Path(sys.executable).with_name("resnext-convert")),
-            "mxnet",
-            str(chosen.symbol),
-            str(out),
-            "--params",
-            str(chosen.params),
-            "-q",
-        ]
+        out, by_hand = Path(name) / "out.pth", Path(name) / "by_hand.pth"
+        program = str(Path(sys.executable).with_name("resnext-convert"))
+        convert = [program, framework, str(chosen.graph), str(out), option, str(chosen.weights), "-q"]
+        python = [sys.executable, "-c"]
         commands = {
             "conversion without proof": [*convert, "--no-verify"],
-            "mx.nd.load + torch.save": [
-                sys.executable,
-                "-c",
-                BY_HAND,
-                str(chosen.params),
-                str(Path(name) / "by_hand.pth"),
-            ],
             "conversion with proof": [*convert, "--oracle", "none"],
-            "conversion with proof and MXNet": [*convert, "--oracle", "mxnet"],
         }
+        if framework == "mxnet":
+            commands |= {
+                "mx.nd.load + torch.save": [*python, MXNET_BY_HAND, str(chosen.weights), str(by_hand)],
+                "conversion with proof and MXNet": [*convert, "--oracle", "mxnet"],
+            }
+        else:
+            commands |= {
+                "reading the weights": [*python, CAFFE_READ, str(chosen.weights)],
+                "plain protobuf read": [*python, CAFFE_PLAIN, str(chosen.weights)],
+                "plain protobuf read + torch.save": [*python, CAFFE_BY_HAND, str(chosen.weights), str(by_hand)],
+                "conversion with proof and OpenCV": [*convert, "--oracle", "opencv"],
+            }
         figures: dict[str, list[Usage]] = {what: [] for what in commands}
         for run in range(chosen.runs + 1):
             # In turn, so that a machine that slows down slows all of them.
@@ -117,7 +155,7 @@ def main() -> None:
                 if run > 0:
                     figures[what].append(usage)
         print(
-            f"{chosen.params.stat().st_size / 1e6:.0f} MB of weights, {os.cpu_count()} processors, {chosen.runs} runs"
+            f"{chosen.weights.stat().st_size / 1e6:.0f} MB of weights, {os.cpu_count()} processors, {chosen.runs} runs"
         )
         for what, usages in figures.items():
             seconds = statistics.median(usage.seconds for usage in usages)
@@ -125,7 +163,7 @@ def main() -> None:
             slowest = max(usage.seconds for usage in usages)
             print(f"{what:34} {seconds:6.2f} s (slowest {slowest:.2f})  {megabytes:6.0f} MB")
         answer = subprocess.run(
-            [sys.executable, "-c", RATIO, str(chosen.symbol), str(chosen.params), str(out)],
+            [sys.executable, "-c", RATIO, str(chosen.graph), str(chosen.weights), str(out)],
             check=True,
             capture_output=True,
             text=True,
@@ -134,7 +172,7 @@ def main() -> None:
         forward = statistics.median(ratio["forwards"])
         print(
             f"one float64 forward of the module, 224x224: {forward:.2f} s; both sides on one image of that size:"
-            f" {ratio['full'] / forward:.2f} times that; the whole proof, three inputs:"
+            f" {ratio['full'] / forward:.2f} times that; the whole proof:"
             f" {ratio['proof'] / forward:.2f} times"
         )
 
