@@ -67,7 +67,7 @@ def photograph(name: str) -> Pixels:
     """BGR, (H, W, 3)."""
     import cv2
 
-    image = cv2.imread(str(shared(f"weights/images/{name}")))
+    image: Pixels | None = cv2.imread(str(shared(f"weights/images/{name}")))
     assert image is not None
     return image
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import caffe_writer
 import numpy as np
 import pytest
-from caffe_base import PROTOTXT, layer, small_pair
+from caffe_base import PROTOTXT, SMALL, conv, layer, small_pair, write_pair
 from shared_data import shared
+from single_node import ramp
 
 from resnext_convert.converter.caffe.source import read_source
 from resnext_convert.converter.errors import FormatError, ShapeError
@@ -42,6 +44,37 @@ def test_one_mean_value_is_for_all_channels(tmp_path: Path) -> None:
     found = small_pair(tmp_path, transform("mean_value: 128")).origin.transform
     assert found is not None
     assert (found.mean, found.scale, found.crop) == ((128.0,) * 3, 1.0, None)
+
+
+GROUPED = "convolution_param { num_output: 3 kernel_size: 3 group: 3 }"
+STATISTICS = [ramp(3), ramp(3) + 2, np.ones(1)]
+FIRST: dict[str, tuple[list[str], dict[str, list[Any]], int]] = {
+    "convolution": ([conv("c", "data")], SMALL, 3),
+    "groups": ([conv("c", "data", kind=GROUPED)], {"c": [ramp(3, 1, 3, 3), ramp(3)]}, 3),
+    "norm": ([layer("BatchNorm", "bn", "data")], {"bn": STATISTICS}, 3),
+    "scale": ([layer("Scale", "s", "data")], {"s": [ramp(3)]}, 3),
+    "scale by a blob": ([layer("Input", "g"), layer("Scale", "s", "data g"), conv("c", "data")], SMALL, 3),
+    "scale along another axis": (
+        [layer("Scale", "s", "data", text="scale_param { axis: 2 }"), conv("c", "s")],
+        SMALL | {"s": [ramp(8)]},
+        1,
+    ),
+    "dropout": ([layer("Dropout", "d", "data", "data"), layer("Dropout", "e", "data"), conv("c", "e")], SMALL, 3),
+    "dropout beside it": ([layer("Dropout", "d", "data"), conv("c", "data")], SMALL, 3),
+    "split": ([layer("Split", "s", "data", "a b"), conv("c", "b")], SMALL, 1),
+    "tanh": ([layer("TanH", "t", "data"), conv("c", "t")], SMALL, 1),
+}
+
+
+@pytest.mark.parametrize(("net", "blobs", "channels"), FIRST.values(), ids=FIRST)
+def test_how_many_channels_the_first_layer_takes(
+    net: list[str], blobs: dict[str, list[Any]], channels: int, tmp_path: Path
+) -> None:
+    """Where something else comes first, that is not known, and the mean stays alone."""
+    text = transform("mean_value: 128 crop_size: 8") + "".join(net)
+    found = read_source(write_pair(tmp_path, text, blobs)).origin.transform
+    assert found is not None
+    assert found.mean == (128.0,) * channels
 
 
 def test_a_transform_that_says_nothing(tmp_path: Path) -> None:

@@ -149,13 +149,18 @@ def test_what_is_not_there(files: str, source: str, problem: str, listed: str, t
     assert refusal.value.problem == problem
     assert all(part in str(refusal.value.found) for part in listed.split(", "))
     assert ("A solver" in str(refusal.value.hint)) == ("solver.prototxt" in files)
+    name = source or "*"
+    weights = problem.startswith("the weights")
+    assert refusal.value.expected == (f"{name}.caffemodel or {name}.caffemodel.h5" if weights else f"{name}.prototxt")
+    assert ("--weights" if weights else "--prototxt") in str(refusal.value.hint)
 
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"net{number:02}.prototxt" for number in range(30)))
-    with pytest.raises(MissingFileError) as refusal:
-        locate(tmp_path, prototxt=None, weights=None)
-    assert str(refusal.value.found).endswith("net11.prototxt and 18 more")
+    for count, end in ((12, "net11.prototxt"), (30, "net11.prototxt and 18 more")):
+        touch(tmp_path, *(f"net{number:02}.prototxt" for number in range(count)))
+        with pytest.raises(MissingFileError) as refusal:
+            locate(tmp_path, prototxt=None, weights=None)
+        assert str(refusal.value.found).endswith(end)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

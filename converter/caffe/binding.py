@@ -154,11 +154,6 @@ class _Binder:
                 f"{key_name(owner)} and {key_name(key)} are one blob, and are stored with different values: the last"
                 " copy in the file counts for both, as in Caffe"
             )
-        if self._strangers:
-            yield (
-                f"layers of the weights file that the net does not have are ignored, as Caffe ignores them:"
-                f" {_some(list(self._strangers))}"
-            )
 
     def _missing_error(self, missing: Sequence[NetLayer]) -> MissingTensorError:
         others = f"; layers that the net does not have: {_some(list(self._strangers))}" if self._strangers else ""

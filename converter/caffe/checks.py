@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
+from resnext_convert.converter.checks import check_finite
 from resnext_convert.converter.errors import ValueRangeError
 from resnext_convert.converter.graph import BatchNorm, Graph, Node, Role
-from resnext_convert.converter.tensors import Array, TensorRef, TensorStore
+from resnext_convert.converter.tensors import TensorStore
 from resnext_convert.converter.text import counted
 
-_CHUNK: Final = 2**16  # elements; their flags stay in the cache
 _SHOWN: Final = 5
 _DIVERGED: Final = "the file is damaged, or training had diverged when it was saved; take an earlier snapshot"
 
@@ -34,7 +32,7 @@ def check_values(graph: Graph, tensors: TensorStore) -> tuple[str, ...]:
     for node in graph.nodes:
         unused = isinstance(node.attrs, BatchNorm) and node.attrs.batch_statistics
         for name in () if unused else node.params.values():
-            _check_finite(node, tensors[name])
+            check_finite(node, tensors[name], _DIVERGED)
         if isinstance(node.attrs, BatchNorm) and Role.VAR in node.params and not unused:
             variance = tensors[node.params[Role.VAR]]
             factor = _factor(node, tensors)
@@ -78,19 +76,3 @@ def _warnings(negative: list[str], untrained: list[str]) -> Iterator[str]:
             f"{counted(len(untrained), 'layer')} with a moving-average factor of 0 ({names}): mean and variance count"
             " as 0 there, as in Caffe; was this network ever trained?"
         )
-
-
-def _check_finite(node: Node, tensor: TensorRef) -> None:
-    values: Array = tensor.numpy().reshape(-1)
-    for start in range(0, values.size, _CHUNK):
-        finite = np.isfinite(values[start : start + _CHUNK])
-        if not finite.all():
-            first = start + int(np.argmin(finite))
-            where = tuple(int(index) for index in np.unravel_index(first, tensor.shape))
-            raise ValueRangeError(
-                "a stored value is not finite",
-                place=f"{node}, {tensor.where}, tensor {tensor.name!r}, element {list(where)}",
-                expected="a finite number",
-                found=values[first],
-                hint=_DIVERGED,
-            )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from resnext_convert.converter.checks import check_finite
 from resnext_convert.converter.errors import ShapeError, ValueRangeError
 from resnext_convert.converter.graph import (
     Activation,
@@ -23,9 +24,9 @@ from resnext_convert.converter.graph import (
     Role,
     Scalar,
 )
-from resnext_convert.converter.tensors import Array, TensorRef, TensorStore
+from resnext_convert.converter.tensors import TensorRef, TensorStore
 
-_CHUNK = 2**16  # elements; their flags stay in the cache
+_DIVERGED = "the file is damaged, or training had diverged when it was saved; take an earlier epoch"
 _SHOWN = 5
 _OTHER = "the params file belongs to another network, or to one with other layer sizes (another number of classes?)"
 
@@ -151,7 +152,7 @@ def check_values(graph: Graph, tensors: TensorStore) -> tuple[str, ...]:
             if unused or name in checked:
                 continue
             checked.add(name)
-            _check_finite(node, tensors[name])
+            check_finite(node, tensors[name], _DIVERGED)
         if isinstance(node.attrs, BatchNorm):
             variance = tensors[node.params[Role.VAR]]
             smallest = float(np.min(variance.float64()))
@@ -168,19 +169,3 @@ def check_values(graph: Graph, tensors: TensorStore) -> tuple[str, ...]:
     if not negative:
         return ()
     return (f"{len(negative)} moving variances are below 0 and above -eps ({', '.join(negative[:_SHOWN])}); kept",)
-
-
-def _check_finite(node: Node, tensor: TensorRef) -> None:
-    values: Array = tensor.numpy().reshape(-1)
-    for start in range(0, values.size, _CHUNK):
-        finite = np.isfinite(values[start : start + _CHUNK])
-        if not finite.all():
-            first = start + int(np.argmin(finite))
-            where = tuple(int(index) for index in np.unravel_index(first, tensor.shape))
-            raise ValueRangeError(
-                "a stored value is not finite",
-                place=f"{node}, {tensor.where}, tensor {tensor.name!r}, element {list(where)}",
-                expected="a finite number",
-                found=values[first],
-                hint="the file is damaged, or training had diverged when it was saved; take an earlier epoch",
-            )
