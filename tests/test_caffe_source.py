@@ -232,13 +232,14 @@ def test_a_recorded_pair() -> None:
 
 def test_the_notes_of_all_parts_are_warnings(tmp_path: Path) -> None:
     text = DATA + conv("c", "data", "foo_param { x: 1 }") + layer("Accuracy", "acc", "c label")
-    blobs = SMALL | {"aux": [ramp(2)]}
+    text += layer("BatchNorm", "b", "c")
+    blobs = SMALL | {"b": [ramp(3), ramp(3), np.zeros(1, np.float32)]}
     warnings = read_source(write_pair(tmp_path, text, blobs)).origin.warnings
     assert len(warnings) == 4
     assert "foo_param" in warnings[0]
     assert "the input is 'data'" in warnings[1]
     assert "'acc'" in warnings[2]
-    assert "aux" in warnings[3]
+    assert "factor of 0" in warnings[3]
 
 
 @pytest.mark.parametrize(
