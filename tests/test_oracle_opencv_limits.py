@@ -79,12 +79,6 @@ OF_NODES = {
         {},
         X.reshape(-1),
     ),
-    "padding of one axis": Limit(
-        y("Convolution", "convolution_param { num_output: 4 kernel_size: 1 bias_term: false pad_h: 1 }"),
-        "OpenCV does not look at a convolution's padding where only one axis has some (node 'y' (Convolution))",
-        {"y": [EYE]},
-        np.pad(X, ((0, 0), (0, 0), (1, 1), (0, 0))),
-    ),
     "average outside": Limit(
         y("Pooling", "pooling_param { pool: AVE kernel_size: 1 stride: 5 }"),
         "OpenCV has another value for a window outside the map (node 'y' (Pooling))",
@@ -127,6 +121,12 @@ OF_NODES = {
     ),
 }
 OF_TEXT = {
+    "padding of one axis": Limit(
+        y("Convolution", "convolution_param { num_output: 4 kernel_size: 1 bias_term: false pad_h: 1 }"),
+        "OpenCV does not look at a convolution's padding where only one axis is stated (layer 'y', 'Convolution')",
+        {"y": [EYE]},
+        np.pad(X, ((0, 0), (0, 0), (1, 1), (0, 0))),
+    ),
     "phase": Limit(
         layer("Power", "noise", "data", "data", "power_param { shift: 1 } include { phase: TRAIN }") + y("ReLU"),
         "OpenCV does not look at phases (layer 'noise', 'Power')",
@@ -185,6 +185,10 @@ NO_LIMITS = {
     "padding": (y("Pooling", "pooling_param { kernel_size: 2 stride: 4 pad: 1 }"), {}),
     "padding, down": (y("Pooling", "pooling_param { kernel_size: 2 pad_h: 0 pad_w: 1 round_mode: FLOOR }"), {}),
     "steps, down": (y("Pooling", "pooling_param { kernel_size: 1 stride: 5 round_mode: FLOOR }"), {}),
+    "padding of both": (
+        y("Convolution", "convolution_param { num_output: 4 kernel_size: 1 bias_term: false pad_h: 1 pad_w: 0 }"),
+        {"y": [EYE]},
+    ),
     "global": (y("Pooling", "pooling_param { pool: MAX global_pooling: true }"), {}),
     "names": (y("Convolution", f'{CONV} param {{ name: "w" lr_mult: 0 }}'), {"y": [EYE]}),
     "engine": (y("ReLU", "relu_param { engine: CAFFE } propagate_down: true"), {}),

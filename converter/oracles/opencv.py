@@ -31,7 +31,6 @@ from resnext_convert.converter.graph import (
     LRN,
     BatchNorm,
     Bias,
-    Conv,
     Flatten,
     Linear,
     Node,
@@ -114,8 +113,6 @@ def _node_limit(node: Node, read: Container[str]) -> str | None:
             return "OpenCV does not look at an InnerProduct's transpose"
         case Linear(axis=axis) | Flatten(axis=axis) if axis == 0 or axis < -1:
             return "OpenCV gives the output of an InnerProduct or a Flatten along that axis another shape"
-        case Conv() if any(attrs.padding) and not all(attrs.padding):
-            return "OpenCV does not look at a convolution's padding where only one axis has some"
         case Split(points=()) if any(value not in read for value in node.outputs):
             return "OpenCV cuts a Slice into as many parts as are read"
         case Scale() if attrs.axis < 0:

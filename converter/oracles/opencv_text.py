@@ -230,6 +230,10 @@ def _layer_limit(layer: Block) -> str | None:
         return f"OpenCV reads no data itself {where}"
     if strange := sorted(_strange(kind, layer)):
         return f"OpenCV does not pass over the field {strange[0]!r:.80}, as Caffe does {where}"
+    blocks = (value for name, value in layer if name == "convolution_param" and isinstance(value, list))
+    stated = {inner for block in blocks for inner, _ in block}
+    if len(stated & {"pad_h", "pad_w"}) == 1:
+        return f"OpenCV does not look at a convolution's padding where only one axis is stated {where}"
     return None
 
 
