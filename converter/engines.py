@@ -25,6 +25,7 @@ class Engine:
         precisions: those that it can compute in.
         version: of the installed one; empty where there is none.
         cannot_be_asked: None, or why it cannot be asked about this source, in one sentence.
+        note: what it is given instead of the source's own files; empty where it is given those.
         run: the values that are asked for, for one image (N, C, H, W), in a precision.
     """
 
@@ -33,6 +34,7 @@ class Engine:
     precisions: tuple[Precision, ...]
     version: Callable[[], str]
     cannot_be_asked: Callable[[SourceModel], str | None]
+    note: Callable[[SourceModel], str]
     run: Callable[[SourceModel, Array, Sequence[str], Precision], dict[str, Array]]
 
 
@@ -61,6 +63,12 @@ def _run_opencv(model: SourceModel, image: Array, outputs: Sequence[str], precis
     return opencv.run(net, weights, {model.graph.inputs[0]: image}, outputs)
 
 
+def _opencv_note(model: SourceModel) -> str:
+    path = model.origin.files["prototxt"]
+    reasons = obstacles(read_prototxt(path).net)
+    return f"it was given the deploy net in {path.name}, which has {', '.join(reasons)}" if reasons else ""
+
+
 def _for_opencv(model: SourceModel, shape: tuple[int, ...]) -> Path | str:
     """The prototxt as it is; of a training net, which OpenCV does not understand, the text of the deploy net in it."""
     path = model.origin.files["prototxt"]
@@ -75,6 +83,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
         precisions=("float32", "float64"),
         version=mxnet.version,
         cannot_be_asked=_mxnet_reason,
+        note=lambda model: "",
         run=_run_mxnet,
     ),
     # OpenCV is not Caffe, but reads its files on its own, and agrees with it (docs/verification.md).
@@ -84,6 +93,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
         precisions=("float32",),
         version=opencv.version,
         cannot_be_asked=_opencv_reason,
+        note=_opencv_note,
         run=_run_opencv,
     ),
 }

@@ -51,7 +51,10 @@ class OriginalDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResult:
-    """What the original framework says; ``passed`` is None where it was not asked, and ``reason`` says why."""
+    """What the original engine says.
+
+    ``passed`` is None where it was not asked, and ``reason`` says why; where it was, ``reason`` is what is to be known.
+    """
 
     name: str
     passed: bool | None

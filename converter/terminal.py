@@ -193,6 +193,8 @@ def _engine(engine: EngineResult) -> Iterator[str]:
         yield _row("oracle", f"{engine.name} was not run: {engine.reason}")
     for diff in engine.diffs:
         yield _row("oracle", f"{engine.name}, {diff.precision}: {_agreement(diff)}")
+    if engine.passed is not None and engine.reason:
+        yield _row("oracle", engine.reason)
 
 
 def _agreement(original: OriginalDiff) -> str:

@@ -235,7 +235,8 @@ def _ask_engine(
         if oracle == engine.option:
             raise
         return EngineResult(name=name, passed=None, reason=f"{error}")
-    return EngineResult(name=name, passed=all(diff.passed for diff in diffs), diffs=tuple(diffs))
+    passed = all(diff.passed for diff in diffs)
+    return EngineResult(name=name, passed=passed, reason=engine.note(model), diffs=tuple(diffs))
 
 
 def _compare_golden(

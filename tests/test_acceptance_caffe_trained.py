@@ -141,6 +141,7 @@ def test_converts_with_cardinality_one_and_is_proven(net: Trained, convert: Conv
     assert proof.passed, proof.failure
     assert proof.worst.within(1e-12)
     assert proof.oracle.passed
+    assert ("deploy net" in proof.oracle.reason) == ("train_test" in net.prototxt)
     print(
         f"{net.weights}: {report.network}, worst {proof.worst.max_of_peak:.1e}, OpenCV "
         f"{max(found.diff.max_of_peak for found in proof.oracle.diffs):.1e}"

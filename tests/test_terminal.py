@@ -86,11 +86,12 @@ def test_a_conversion_without_a_proof(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_proof_alone(capsys: pytest.CaptureFixture[str]) -> None:
     files = (file("checkpoint", "out.pth"), file("symbol", "net-symbol.json"), file("params", "net-0000.params"))
-    oracle = EngineResult(name="MXNet 1.9.1", passed=True, diffs=(asked("fc1_output", 1.8e-7),))
+    oracle = EngineResult(name="MXNet 1.9.1", passed=True, reason="it was given", diffs=(asked("fc1_output", 1.8e-7),))
     print_proof(proof(files=files, oracle=oracle), verbose=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "out.pth against net-symbol.json, net-0000.params"
     assert "  oracle     MXNet 1.9.1, float32: fc1_output agrees, 1.8e-07 (gate 1.6e-05)" in lines
+    assert "  oracle     it was given" in lines
     assert lines[-1] == "PROVEN: the largest difference is 8.9e-16 of peak, 1e-10 would pass"
 
 
