@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LONGEST: Final = 1000  # characters of a fact
 
 
 class ConvertError(Exception):
@@ -38,8 +40,8 @@ class ConvertError(Exception):
         self.problem = problem
         self.file = None if file is None else str(file)
         self.place = place
-        self.expected = None if expected is None else str(expected)
-        self.found = None if found is None else str(found)
+        self.expected = None if expected is None else _clipped(str(expected))
+        self.found = None if found is None else _clipped(str(found))
         self.hint = hint
         super().__init__(problem)
 
@@ -122,6 +124,11 @@ class WriteError(ConvertError):
     """The output could not be written; what was there before is untouched."""
 
     exit_code = 6
+
+
+def _clipped(text: str) -> str:
+    """What is found in a file may be of any length; nobody reads more than this of it."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
 
 
 @contextmanager

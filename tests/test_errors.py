@@ -84,3 +84,11 @@ def test_other_exceptions_pass() -> None:
 
 def test_a_usage_error_is_no_input_error() -> None:
     assert not issubclass(UsageError, errors.InputError)
+
+
+def test_facts_of_any_length_are_cut() -> None:
+    error = FormatError("too many", expected="x" * 1000, found=[1] * 100_000)
+    assert error.expected == "x" * 1000
+    assert error.found is not None
+    assert error.found.endswith(" ...")
+    assert len(str(error)) < 2100
