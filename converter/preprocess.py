@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,7 +41,9 @@ PIXEL_STD = 58.0  # of photographs in 0..255 around their mean
 
 def input_spec(model: SourceModel, found: Match) -> InputSpec:
     """The distribution of a network's input, as its statistics announce or its files declare it."""
-    arrays = assemble(found, model.tensors)
+    # Only what is asked for: whoever converts assembles the whole state dict once, and that is enough.
+    of_input = tuple(binding for binding in found.bindings if binding.target.startswith("bn_data."))
+    arrays = assemble(replace(found, bindings=of_input), model.tensors)
     mean, var = (arrays.get(f"bn_data.{statistic}") for statistic in ("running_mean", "running_var"))
     return announced_input(
         found.config.in_channels,
