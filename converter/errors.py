@@ -126,6 +126,12 @@ class WriteError(ConvertError):
     exit_code = 6
 
 
+class FetchError(ConvertError):
+    """A release's file could not be fetched, or is not the file that was published; nothing of it is kept."""
+
+    exit_code = 7
+
+
 def _clipped(text: str) -> str:
     """What is found in a file may be of any length; nobody reads more than this of it."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."

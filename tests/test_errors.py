@@ -34,6 +34,7 @@ def test_each_error_has_its_exit_code() -> None:
         "ReleaseMismatchError": 4,
         "ProofError": 5,
         "WriteError": 6,
+        "FetchError": 7,
     }
 
 
