@@ -199,7 +199,7 @@ def test_many_branches_take_no_time() -> None:
     for _ in range(20):
         value = net.op(Add(), *(net.last(net.r(net.c(value, 8, kernel=1))) for _ in range(250)))
     model = net.model(value)
-    started = time.perf_counter()
+    started = time.process_time()
     graph, _ = merge_branches(model.graph, model.tensors)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert len(graph.nodes) == 60

@@ -307,13 +307,13 @@ def test_what_is_not_known_may_be_shared(mode: str) -> None:
 
 def test_many_layers_take_time_in_proportion() -> None:
     """In place on one blob, all of one name: names of values and nodes must not be sought one by one."""
-    start = time.perf_counter()
+    start = time.process_time()
     found = network(
         *[layer("ReLU", "r", "data", "data")] * 3000, layer("Split", "s", "data", " ".join(map(str, range(3000))))
     )
     assert len({node.name for node in found.graph.nodes}) == 6000
     assert len({value for node in found.graph.nodes for value in node.outputs}) == 6000
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert sum(len(node.name) for node in found.graph.nodes) < 100_000
 
 
