@@ -35,7 +35,7 @@ def _imagenet() -> tuple[_ImageNetClass, ...]:
 
 
 def places(wanted: ClassOrder, given: ClassOrder) -> tuple[int, ...]:
-    """Where each class of the order ``wanted`` stands in the order ``given``, so that ``rows[list(...)]`` reorders rows.
+    """Where each class of the order ``wanted`` stands in the order ``given``, for reordering rows: ``rows[list(...)]``.
 
     Raises:
         ValueError: the two orders are of different classes.

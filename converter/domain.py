@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from resnext_convert.converter.tensors import Float64Array
+
 Colour = Literal["rgb", "bgr"]
 Triple = tuple[float, float, float]
 
@@ -31,6 +35,16 @@ class InputDomain:
     crop: int | None = None
     source: str
 
+    def prepare(self, pixels: Float64Array) -> Float64Array:
+        """The network's input (N, 3, H, W) for RGB images (N, 3, H, W) of values in [0, 1]."""
+        ordered = pixels[:, ::-1] if self.colour == "bgr" else pixels
+        return (ordered * self.range - _channels(self.mean)) / _channels(self.std)
+
+    def pixels(self, prepared: Float64Array) -> Float64Array:
+        """The RGB images of which `prepare` makes ``prepared``."""
+        ordered = (prepared * _channels(self.std) + _channels(self.mean)) / self.range
+        return ordered[:, ::-1] if self.colour == "bgr" else ordered
+
     @property
     def text(self) -> str:
         """In words: ``RGB of 0..255, minus (123.68, 116.779, 103.939)``."""
@@ -38,6 +52,10 @@ class InputDomain:
         parts += [f"minus ({_numbers(self.mean)})"] if any(self.mean) else []
         parts += [f"divided by ({_numbers(self.std)})"] if self.std != (1.0, 1.0, 1.0) else []
         return ", ".join(parts)
+
+
+def _channels(values: Triple) -> Float64Array:
+    return np.array(values).reshape(1, 3, 1, 1)
 
 
 def _numbers(values: Triple) -> str:

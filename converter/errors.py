@@ -114,6 +114,10 @@ class ReleaseMismatchError(NotResNeXtError):
     """The user named a release, and the files hold another network."""
 
 
+class TargetError(NotResNeXtError):
+    """No model of the target library computes what the network computes, or not enough is known to say so."""
+
+
 class ProofError(ConvertError):
     """The converted network does not compute what the source computes, or nothing could be compared."""
 

@@ -32,6 +32,7 @@ def test_each_error_has_its_exit_code() -> None:
         "UnsupportedOperatorError": 4,
         "LedgerError": 4,
         "ReleaseMismatchError": 4,
+        "TargetError": 4,
         "ProofError": 5,
         "WriteError": 6,
         "FetchError": 7,

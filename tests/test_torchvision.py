@@ -5,9 +5,6 @@ torchvision has no deep stem, no pooling in a shortcut and no squeeze-and-excita
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,32 +26,6 @@ from resnext_convert.converter.resnext.config import (
 from resnext_convert.converter.resnext.module import ResNeXt
 
 pytestmark = pytest.mark.peers
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> Iterator[Any]:
-    """torchvision, also where its compiled operators cannot be loaded (its wheel is for CUDA, our torch is not).
-
-    At import it wants two of them declared. The models need none.
-    """
-    try:
-        yield importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for operator in ("nms", "qnms"):
-            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-        yield importlib.import_module("torchvision")
-
-
-@pytest.fixture(scope="module")
-def timm(torchvision: Any) -> Any:
-    """timm's ResNet; it imports torchvision."""
-    return importlib.import_module("timm.models.resnet")
 
 
 def unit(channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True) -> UnitConfig:
@@ -225,10 +196,12 @@ def test_both_ways_to_write_a_configuration_agree() -> None:
 )
 def test_timm(timm: Any, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     depths = (1, 2, 1, 1)
-    model = timm.ResNet(timm.Bottleneck, depths, num_classes=10, **theirs)
+    model = timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, depths, num_classes=10, **theirs)
     assert_interchangeable(model, resnet(depths, expansion=4, classes=10, **ours))
 
 
 def test_timm_basic_blocks(timm: Any) -> None:
-    model = timm.ResNet(timm.BasicBlock, (1, 2, 1, 1), num_classes=10, block_args={"attn_layer": "se"})
+    model = timm.models.resnet.ResNet(
+        timm.models.resnet.BasicBlock, (1, 2, 1, 1), num_classes=10, block_args={"attn_layer": "se"}
+    )
     assert_interchangeable(model, resnet((1, 2, 1, 1), expansion=1, squeeze=16, classes=10))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -62,6 +62,13 @@ class PoolConfig:
     padding: Pair = (0, 0)
     ceil_mode: bool = False
     count_include_pad: bool = True
+
+
+STEM_POOL: Final = PoolConfig(kind="max", kernel=(3, 3), stride=(2, 2), padding=(1, 1))
+"""The usual pooling behind the stem."""
+
+GLOBAL_POOL: Final = PoolConfig(kind="avg", global_pool=True)
+"""The usual pooling before the classifier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +238,16 @@ def resnext(
     classes: int = 1000,
     eps: float = 1e-5,
     momentum: float = 0.1,
+    basic: bool = False,
+    reduction: int = 0,
+    reduce_first: int = 1,
+    stem: tuple[int, ...] = (64,),
+    stem_pool: PoolConfig = STEM_POOL,
+    down_kernel: int = 1,
 ) -> ResNeXtConfig:
     """The ResNeXt of the paper's table 1 (arXiv:1611.05431), as torchvision builds it: ``resnext((3, 4, 6, 3), ...)``.
+
+    The arguments from ``basic`` on are what torchvision's and timm's constructors vary besides.
 
     Args:
         depths: blocks per stage.
@@ -241,6 +256,12 @@ def resnext(
         classes: rows of ``fc``.
         eps: of every normalisation.
         momentum: of every normalisation, PyTorch's.
+        basic: blocks of two 3x3 convolutions instead of bottlenecks; cardinality and base width say nothing then.
+        reduction: of squeeze-and-excitation; 0: there is none.
+        reduce_first: by how much the first 1x1 convolution is narrower than the 3x3 convolution (2 in SENet-154).
+        stem: output channels of its convolutions: one of 7x7, or several of 3x3.
+        stem_pool: the pooling behind the stem.
+        down_kernel: of the projections that stride; those that do not are 1x1.
     """
 
     def unit(in_: int, out: int, size: int, *, stride: int = 1, groups: int = 1, relu: bool = True) -> UnitConfig:
@@ -254,29 +275,39 @@ def resnext(
         )
         return UnitConfig(conv=conv, norm=NormConfig(channels=out, eps=eps, momentum=momentum), relu=relu)
 
+    def residual(in_: int, planes: int, stride: int) -> tuple[UnitConfig, ...]:
+        if basic:
+            return unit(in_, planes, 3, stride=stride), unit(planes, planes, 3, relu=False)
+        width = planes * base_width // 64 * cardinality
+        return (
+            unit(in_, width // reduce_first, 1),
+            unit(width // reduce_first, width, 3, stride=stride, groups=cardinality),
+            unit(width, planes * 4, 1, relu=False),
+        )
+
+    size = 7 if len(stem) == 1 else 3
+    ins = (3, *stem[:-1])
+    stem_units = (unit(in_, out, size, stride=2 - bool(i)) for i, (in_, out) in enumerate(zip(ins, stem, strict=True)))
     stages = []
-    channels = 64
+    channels = stem[-1]
     for stage, depth in enumerate(depths):
-        width, out = cardinality * base_width * 2**stage, 256 * 2**stage
+        planes = 64 * 2**stage
         blocks = []
         for number in range(depth):
             stride = 2 if stage > 0 and number == 0 else 1
-            projection = DownsampleConfig(unit=unit(channels, out, 1, stride=stride, relu=False))
-            blocks.append(
-                BlockConfig(
-                    units=(
-                        unit(channels, width, 1),
-                        unit(width, width, 3, stride=stride, groups=cardinality),
-                        unit(width, out, 1, relu=False),
-                    ),
-                    downsample=projection if number == 0 else None,
-                )
-            )
+            units = residual(channels, planes, stride)
+            out = units[-1].conv.out_channels
+            squeeze = SqueezeExcitationConfig(channels=out, reduced=out // reduction) if reduction else None
+            projection = None
+            if stride != 1 or channels != out:
+                kernel = down_kernel if stride != 1 else 1
+                projection = DownsampleConfig(unit=unit(channels, out, kernel, stride=stride, relu=False))
+            blocks.append(BlockConfig(units=units, squeeze_excitation=squeeze, downsample=projection))
             channels = out
         stages.append(tuple(blocks))
     return ResNeXtConfig(
-        stem=(unit(3, 64, 7, stride=2),),
-        stem_pool=PoolConfig(kind="max", kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+        stem=tuple(stem_units),
+        stem_pool=stem_pool,
         stages=tuple(stages),
-        head=HeadConfig(pool=PoolConfig(kind="avg", global_pool=True), in_features=channels, classes=classes),
+        head=HeadConfig(pool=GLOBAL_POOL, in_features=channels, classes=classes),
     )

@@ -16,6 +16,7 @@ class Transform(enum.StrEnum):
     ONES = "ones: fix_gamma, the stored gamma is ignored"
     NO_GAMMA = "ones: the source normalises without a gamma"
     NO_BETA = "zeros: the source normalises or scales without a beta"
+    NO_BIAS = "zeros: the source has no bias here"
     NO_MEAN = "zeros: the source scales without statistics"
     NO_VAR = "ones, with an eps of 0: the source scales without statistics"
     ZERO = "zero: a counter that the source does not have"
@@ -25,6 +26,17 @@ class Transform(enum.StrEnum):
     CONV_TO_LINEAR = "reshape (out, in, 1, 1) to (out, in)"
     TRANSPOSE = "transpose (in, out) to (out, in)"
     TRANSPOSE_TO_CONV = "transpose and reshape (in, out) to (out, in, 1, 1)"
+
+
+class Fold(enum.StrEnum):
+    """What is done besides, for a stock model that lacks a layer or a number of the source."""
+
+    EPS_TO_VAR = "plus the source's eps less the stock model's, in float64"
+    EPS_TO_GAMMA = "times the quotient of the two standard deviations where the variance cannot take eps, in float64"
+    BIAS_TO_MEAN = "less the bias of the convolution, which the stock model lacks, in float64"
+    STD_TO_WEIGHT = "times the input's scale and the std of Normalize, channel by channel, in float64"
+    REVERSED = "input channels reversed, BGR to RGB"
+    CLASS_ORDER = "rows put in the order of ILSVRC-2012"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,8 @@ class Binding:
         transform: what is done with each source.
         axis: along which several are stacked, in this order; None for one, and for a sum.
         factors: the moving-average factor of each source, where the transform divides by it.
+        folds: what is done after that.
+        folded: the source tensors without a key of their own that the folds put in.
     """
 
     target: str
@@ -45,6 +59,8 @@ class Binding:
     transform: Transform
     axis: int | None = None
     factors: tuple[str, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    folded: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -55,9 +71,8 @@ class Binding:
     @property
     def how(self) -> str:
         """The transform in words."""
-        if self.axis is None:
-            return self.transform.value
-        return f"{self.transform.value}; the {len(self.sources)} branches stacked along axis {self.axis}"
+        stacked = f"the {len(self.sources)} branches stacked along axis {self.axis}" if self.axis is not None else ""
+        return "; ".join(filter(None, [self.transform.value, stacked, *self.folds]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +85,7 @@ class Ignored:
 
 def used(bindings: Iterable[Binding]) -> int:
     """How many source tensors are bound."""
-    return len({name for binding in bindings for name in (*binding.sources, *binding.factors)})
+    return len({name for binding in bindings for name in (*binding.sources, *binding.factors, *binding.folded)})
 
 
 class Ledger:
@@ -91,7 +106,7 @@ class Ledger:
             raise LedgerError(
                 f"the target {target!r} is filled twice", found=f"{self._bindings[target].origin} and {binding.origin}"
             )
-        for source in binding.sources:
+        for source in (*binding.sources, *binding.folded):
             if source in self._users:
                 raise LedgerError(
                     f"the source tensor {source!r} is used twice",
@@ -103,7 +118,7 @@ class Ledger:
         self._bindings[target] = binding
 
     def close(
-        self, stored: Iterable[str], targets: Iterable[str], reasons: Mapping[str, str], default_reason: str
+        self, stored: Iterable[str], targets: Iterable[str], reasons: Mapping[str, str], default_reason: str = ""
     ) -> tuple[tuple[Binding, ...], tuple[Ignored, ...]]:
         """Balances the books.
 
@@ -111,26 +126,25 @@ class Ledger:
             stored: every tensor of the source file.
             targets: every key of the target's state dict.
             reasons: why a tensor that is not bound is no loss.
-            default_reason: the reason for those not in ``reasons``.
+            default_reason: the reason for those not in ``reasons``; none: there may be no such tensor.
 
         Returns:
             The bindings in the order of ``targets``, and the ignored tensors in the order of ``stored``.
 
         Raises:
-            LedgerError: a target without a binding, a binding without a target, a source that is not stored.
+            LedgerError: a target without a binding, a binding without a target, a source that is not stored, or that
+                is used by no key and for no reason.
         """
         wanted, known = dict.fromkeys(targets), dict.fromkeys(stored)
         factors = dict.fromkeys(factor for binding in self._bindings.values() for factor in binding.factors)
+        unused = [name for name in known if name not in self._users and name not in factors]
         problems = [
+            *(f"{name} is used by no key" for name in unused if not reasons.get(name, default_reason)),
             *(f"nothing fills {key}" for key in wanted if key not in self._bindings),
             *(f"{key} is no key of the target" for key in self._bindings if key not in wanted),
             *(f"{name} is not in the file" for name in (*self._users, *factors) if name not in known),
         ]
         if problems:
             raise LedgerError("the match does not balance: " + "; ".join(problems))
-        ignored = (
-            Ignored(source=name, reason=reasons.get(name, default_reason))
-            for name in known
-            if name not in self._users and name not in factors
-        )
+        ignored = (Ignored(source=name, reason=reasons.get(name, default_reason)) for name in unused)
         return tuple(self._bindings[key] for key in wanted), tuple(ignored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -45,16 +45,22 @@ def assemble(match: Match, tensors: TensorStore) -> dict[str, Array]:
     }
 
 
-def dtype_note(arrays: Mapping[str, Array]) -> str:
-    """Which values of an assembled state dict are wider than the weights, and why; empty where none is."""
+def dtype_note(arrays: Mapping[str, Array], bindings: Iterable[Binding] = ()) -> str:
+    """Which values of an assembled state dict are wider than the weights, and why; empty where none is.
+
+    ``bindings`` tell the values that were folded for a stock model from those that were not.
+    """
     if arrays["fc.weight"].dtype == np.float64:
         return ""
-    wide = [key for key, values in arrays.items() if values.dtype == np.float64]
+    every = [key for key, values in arrays.items() if values.dtype == np.float64]
+    folded = {binding.target for binding in bindings if binding.folds} & set(every)
+    wide = [key for key in every if key not in folded]
     statistics = sum(key.endswith((".running_mean", ".running_var")) for key in wide)
     biases = len(wide) - statistics
     parts = [
         *([f"{counted(statistics, 'running statistic')}, divided by a moving-average factor"] if statistics else []),
         *([f"{counted(biases, 'bias', 'biases')}, summed over branches"] if biases else []),
+        *([f"{counted(len(folded), 'tensor')}, folded for the stock model"] if folded else []),
     ]
     text = f"float64 for what float32 cannot hold ({'; '.join(parts)}); PyTorch rounds it as it loads it into float32"
     return text if parts else ""
@@ -73,7 +79,7 @@ def _quotient(binding: Binding, tensors: TensorStore, shape: Shape, dtype: Float
     """As Caffe does it: times the inverse of the factor, or times 0 (batch_norm_layer.cpp, Forward_cpu)."""
     pairs = zip(binding.sources, binding.factors, strict=True)
     quotients = [tensors[source].float64() * _inverse(tensors[factor]) for source, factor in pairs]
-    return _narrowed(_stacked(binding, quotients, shape), dtype)
+    return narrowed(_stacked(binding, quotients, shape), dtype)
 
 
 def _inverse(factor: TensorRef) -> float:
@@ -84,7 +90,7 @@ def _inverse(factor: TensorRef) -> float:
 
 def _sum(binding: Binding, tensors: TensorStore, shape: Shape, dtype: Float) -> Array:
     total = np.sum([tensors[source].float64() for source in binding.sources], axis=0)
-    return _narrowed(total.reshape(shape), dtype)
+    return narrowed(total.reshape(shape), dtype)
 
 
 def _ones(binding: Binding, tensors: TensorStore, shape: Shape, dtype: Float) -> Array:
@@ -111,6 +117,7 @@ VALUES: Final[Mapping[Transform, Callable[[Binding, TensorStore, Shape, Float], 
     Transform.NO_GAMMA: _ones,
     Transform.NO_VAR: _ones,
     Transform.NO_BETA: _zeros,
+    Transform.NO_BIAS: _zeros,
     Transform.NO_MEAN: _zeros,
     Transform.ZERO: _counter,
 }
@@ -121,8 +128,8 @@ def _stacked(binding: Binding, parts: Sequence[Array], shape: Shape) -> Array:
     return whole.reshape(shape)
 
 
-def _narrowed(values: Float64Array, dtype: Float) -> Array:
-    """In ``dtype`` if that holds each value."""
+def narrowed(values: Float64Array, dtype: Float) -> Array:
+    """float64 values in ``dtype`` if that holds each of them."""
     with np.errstate(over="ignore"):
         narrow = values.astype(dtype)
     return narrow if np.array_equal(narrow, values) else values
@@ -130,4 +137,4 @@ def _narrowed(values: Float64Array, dtype: Float) -> Array:
 
 def _fits_float32(tensor: TensorRef) -> bool:
     # Through float64, which holds all but enormous integers: a cast back to an integer is undefined beyond its range.
-    return tensor.dtype in NARROW or _narrowed(tensor.float64(), np.float32).dtype == np.float32
+    return tensor.dtype in NARROW or narrowed(tensor.float64(), np.float32).dtype == np.float32
