@@ -111,11 +111,10 @@ def _pair(path: Path) -> PairInspection:
             ignored=found.ignored,
             other_heads=found.other_heads,
         )
-        if release := releases.named(path, framework):
-            try:
-                releases.check(release, network.summary, path)
-            except ReleaseMismatchError as error:
-                warnings.append(str(error))
+        try:
+            releases.check(releases.candidates(path, framework), network.config, path)
+        except ReleaseMismatchError as error:
+            warnings.append(str(error))
     files = model.origin.files
     return PairInspection(
         path=str(path),

@@ -206,10 +206,9 @@ def _understand(
 ) -> tuple[SourceModel, Match, releases.Release | None]:
     model = readers.read(framework, source, options)
     found = match(model)
-    release = None if options.names_files else releases.named(source, framework)
-    if release:
-        releases.check(release, found.config.summary, source)
-    return model, found, release
+    possible = () if options.names_files else releases.candidates(source, framework)
+    fitting = releases.check(possible, found.config, source)
+    return model, found, fitting[0] if len(fitting) == 1 else None
 
 
 def _warnings(model: SourceModel, found: Match, image_size: int | None) -> list[str]:
