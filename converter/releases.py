@@ -153,7 +153,7 @@ class Release:
     aliases: tuple[str, ...] = ()
     files: tuple[ReleaseFile, ...] = ()
     reissues: tuple[Reissue, ...] = ()
-    layout: Layout | Literal[""] = ""
+    layout: Literal["", "gluoncv", "osmr", "simpledet"] = ""
     first_tensor: str = ""
     elements: int | None = None
     expected: Expected | None = None
