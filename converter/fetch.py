@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote, urlsplit
@@ -123,15 +124,15 @@ class _Fetcher:
         except FetchError as error:
             self.say(f"the cache is not to be trusted: {error}" + ("" if self.offline else "; it is fetched anew"))
             failures.append(error)
-        places = [*(place for place in local if place.packed), *remote]
-        if places:
+        others = [*(place for place in local if place.packed), *remote]
+        if others:
             with self._alone():
                 # Another process may have had the lock, and have fetched it.
                 with contextlib.suppress(FetchError):
                     if path := self._cached(file):
                         return path
                 self._forget(self.folder / file.name)
-                for place in places:
+                for place in others:
                     if path := self._tried(place, file, failures, self._into_cache):
                         return path
         return self._give_up(file, failures)
@@ -218,10 +219,12 @@ class _Fetcher:
         server = urlsplit(url).netloc
         if server in self.unreachable:
             raise NotThereError(f"is not tried again: {self.unreachable[server]}", file=url)
+        patience = self.patience
         if place.dead:
+            patience = replace(patience, tries=1)  # nobody waits thrice for a server that is gone
             self.say(f"{url} is known not to answer since {place.dead}; trying it all the same")
         try:
-            download(url, part, name=name, most=exact or MOST, patience=self.patience, report=self.report)
+            download(url, part, name=name, most=exact or MOST, patience=patience, report=self.report)
         except UnreachableError as error:
             self.unreachable[server] = error.problem
             raise

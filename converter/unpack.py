@@ -61,7 +61,11 @@ def _member(archive: Path, zipped: zipfile.ZipFile, name: str) -> zipfile.ZipInf
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
             raise FetchError("the archive has a file outside of itself", file=archive, found=repr(member.filename))
-    found = [member for member in members if not member.is_dir() and PurePosixPath(member.filename).name == name]
+    found = [
+        member
+        for member in members
+        if not member.filename.endswith("/") and PurePosixPath(member.filename).name == name
+    ]
     if len(found) != 1:
         listed = ", ".join(repr(member.filename) for member in found or members[:20])
         raise FetchError(

@@ -1,6 +1,6 @@
 """What holds for every test: property tests draw the same examples on every run, and machine speed fails none.
 
-And the peers, imported in the one way that works on every machine.
+And the fixtures of tests that fetch, and of those with peers, which are imported in the one way that works everywhere.
 """
 
 from __future__ import annotations
@@ -8,10 +8,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from fetching import Call
+    from file_server import Server
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
@@ -43,3 +48,25 @@ def torchvision() -> Iterator[Any]:
 def timm(torchvision: Any) -> Any:
     """timm, which imports torchvision."""
     return importlib.import_module("timm")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server on this machine."""
+    from file_server import serving
+
+    with serving() as one:
+        yield one
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`fetch` with an empty cache, whatever the environment says."""
+    from fetching import Call
+
+    from resnext_convert.converter.fetch import CACHE_VARIABLE, MIRROR_VARIABLE
+
+    monkeypatch.setenv("no_proxy", "*")
+    for variable in (CACHE_VARIABLE, MIRROR_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    return Call(tmp_path / "cache")

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from disk import room_for
 from fetching import DATA, NAME, OTHER, Call, file, whole
-from file_server import Answer, Handler, Server, Serves, chunked, redirect, serving, status, trickle
+from file_server import Answer, Handler, Server, Serves, chunked, redirect, status, trickle
 
 from resnext_convert.converter.errors import WriteError
 
 PATH = "/models/net-0000.params"
 HALF = len(DATA) // 2
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    monkeypatch.setenv("no_proxy", "*")
-    return Call(tmp_path / "cache")
 
 
 # What should happen

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from fetching import DATA, NAME, OTHER, Call, file
-from file_server import Server, Serves, serving, status
+from file_server import Server, Serves, status
 
 PATH = "/models/net-0000.params"
 HALF = len(DATA) // 2
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    monkeypatch.setenv("no_proxy", "*")
-    return Call(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("stalls", [False, True])
