@@ -14,8 +14,9 @@ PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
 # tests/test_architecture.py holds this list against what the files import.
 NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_acceptance_caffe_trained \
+              test_acceptance_classify \
               test_acceptance_recordings test_acceptance_releases test_breaks test_breaks_caffe test_calibrated_caffe \
-              test_checkpoint test_checkpoint_load test_cli test_edge_cases test_fold test_inspection_results test_match \
+              test_checkpoint test_checkpoint_load test_classify test_cli test_edge_cases test_fold test_inspection_results test_match \
               test_match_branches test_match_caffe_forms test_module test_operators test_operators_windows \
               test_oracle_mxnet test_oracle_opencv test_other_converters test_pipeline test_releases test_runner test_torch_zip \
               test_stock_models test_targets test_torchvision
@@ -55,10 +56,10 @@ oracle: $(VENV)/.mxnet
 	$(PYTEST) -m "(mxnet or opencv) and not acceptance"
 
 peers: $(VENV)/.peers
-	$(PYTEST) -m peers
+	$(PYTEST) -m "peers and not acceptance"
 
 # Full-size networks, some of them timed: one after the other, with all cores.
-acceptance: $(VENV)/.mxnet
+acceptance: $(VENV)/.mxnet $(VENV)/.peers
 	@test -d $(RESNEXT_CONVERT_SHARED)/golden || { \
 	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
 	$(BIN)/pytest -m acceptance

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnext_convert import __version__
+from resnext_convert.converter import domain_options
 from resnext_convert.converter.errors import ConvertError, ProofError, WriteError
 from resnext_convert.converter.options import (
     Checkpoint,
+    ConvertedCheckpoint,
     EpochOption,
     GoldenOption,
+    Images,
     ImageSizeOption,
     JsonOption,
     OracleChoice,
@@ -28,8 +31,10 @@ from resnext_convert.converter.options import (
     PrototxtOption,
     QuietOption,
     ReportOption,
+    ResultJsonOption,
     Source,
     SymbolOption,
+    TopOption,
     VerboseOption,
     VerifyOption,
     WeightsOption,
@@ -51,6 +56,7 @@ Examples:
   resnext-convert mxnet models/resnext-101 resnext-101.pth
   resnext-convert caffe models/ResNeXt-50 resnext-50.pth
   resnext-convert verify resnext-101.pth models/resnext-101
+  resnext-convert classify resnext-101.pth photograph.jpg
 
 \b
 Exit codes:
@@ -262,6 +268,42 @@ def inspect(
         from resnext_convert.converter import terminal
 
         terminal.print_inspections(found, verbose=verbose)
+    _end(failures)
+
+
+@app.command()
+def classify(
+    checkpoint: ConvertedCheckpoint,
+    images: Images,
+    top: TopOption = 5,
+    input_colour: domain_options.InputColour = None,
+    input_range: domain_options.InputRange = None,
+    input_mean: domain_options.InputMean = None,
+    input_std: domain_options.InputStd = None,
+    class_order: domain_options.ClassOrderChoice = None,
+    labels: domain_options.Labels = None,
+    as_json: ResultJsonOption = False,
+) -> None:
+    """Say what a converted network sees in images.
+
+    Prepares each IMAGE as the report beside CHECKPOINT says and names the most probable classes. What that report does
+    not say is to be stated. An image that cannot be read does not keep the others from being classified; the exit code
+    is then 3.
+    """
+    with _talking(as_json) as say:
+        domain = domain_options.stated_domain(input_colour, input_range, input_mean, input_std)
+        order = domain_options.stated_order(class_order)
+        from resnext_convert.converter import classify as command
+
+        done, failures = command.classify(
+            checkpoint, images, top=top, domain=domain, class_order=order, labels=labels, say=say
+        )
+    if as_json:
+        _print_json(command.to_json(done))
+    else:
+        from resnext_convert.converter import terminal_classes
+
+        terminal_classes.print_classification(done)
     _end(failures)
 
 

@@ -171,7 +171,7 @@ class NetworkInspection:
     Attributes:
         summary: how the family calls it.
         config: every layer.
-        preprocessing: what the statistics of bn_data say about the input.
+        preprocessing: what the statistics of bn_data, the files and a release say about the input.
         bindings: each key of a state dict and its source tensors.
         ignored: the other source tensors, and why.
         other_heads: outputs that are not converted.

@@ -27,7 +27,7 @@ from resnext_convert.converter.findings import (
     TensorEntry,
     inspected_file,
 )
-from resnext_convert.converter.preprocess import input_spec
+from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord
 from resnext_convert.converter.report import SourceRecord, encode, report_path
 from resnext_convert.converter.resnext.match import match
@@ -103,18 +103,20 @@ def _pair(path: Path) -> PairInspection:
         error.file = None  # it is one of those that are looked at
         refusal = str(error)
     else:
+        fitting: tuple[releases.Release, ...] = ()
+        try:
+            fitting = releases.check(releases.candidates(path, framework), found.config, path)
+        except ReleaseMismatchError as error:
+            warnings.append(str(error))
         network = NetworkInspection(
             summary=found.config.summary,
             config=found.config,
-            preprocessing=input_spec(model, found),
+            preprocessing=input_spec(model, found, fitting[0].domain if len(fitting) == 1 else None),
             bindings=found.bindings,
             ignored=found.ignored,
             other_heads=found.other_heads,
         )
-        try:
-            releases.check(releases.candidates(path, framework), network.config, path)
-        except ReleaseMismatchError as error:
-            warnings.append(str(error))
+        warnings += contradictions(network.preprocessing)
     files = model.origin.files
     return PairInspection(
         path=str(path),

@@ -37,6 +37,15 @@ Out = Annotated[
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to check: .pth or .pt.", show_default=False)
 ]
+ConvertedCheckpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT", help="A checkpoint that was written here, with its report beside it.", show_default=False
+    ),
+]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG and others.", show_default=False)]
+ResultJsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
+TopOption = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many classes to name.")]
 SymbolOption = Annotated[
     Path | None,
     typer.Option("--symbol", metavar="FILE", help="MXNet's symbol file. Default: the one that SOURCE names."),

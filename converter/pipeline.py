@@ -12,7 +12,7 @@ from resnext_convert import __version__
 from resnext_convert.converter import checkpoint, probe, readers, releases
 from resnext_convert.converter.errors import ProofError, in_file
 from resnext_convert.converter.graph import SourceModel
-from resnext_convert.converter.preprocess import input_spec
+from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
 from resnext_convert.converter.readers import Framework, SourceOptions
 from resnext_convert.converter.report import (
@@ -110,9 +110,10 @@ def convert(
             dtype_note=dtype_note(arrays),
             output=_record("checkpoint", written, out.name),
             preprocessing=spec,
+            class_order=None,
             bindings=found.bindings,
             ignored=found.ignored,
-            warnings=(*model.origin.warnings, *_warnings(model, found, image_size)),
+            warnings=(*model.origin.warnings, *_warnings(model, found, image_size), *contradictions(spec)),
             verification=proof,
         )
         if proof is not None and not proof.passed:

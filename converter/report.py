@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from resnext_convert import __version__
+from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.compare import TensorDiff
 from resnext_convert.converter.errors import UsageError
 from resnext_convert.converter.preprocess import InputSpec
@@ -61,7 +62,8 @@ class ConversionReport:
         dtype: of the weights that were written.
         dtype_note: which other values are wider, and why; empty where none is.
         output: the checkpoint.
-        preprocessing: what the files say about the input.
+        preprocessing: what the network's statistics, its files, and a release or the user say about the input.
+        class_order: the order of the classes in the rows of ``fc`` (`classes.ORDERS`); None: not known.
         bindings: each key of the state dict, its source tensors and the transform.
         ignored: each source tensor that is in no binding, and why.
         warnings: what was odd and how it was understood.
@@ -78,6 +80,7 @@ class ConversionReport:
     dtype_note: str
     output: FileRecord
     preprocessing: InputSpec
+    class_order: ClassOrder | None
     bindings: tuple[Binding, ...]
     ignored: tuple[Ignored, ...]
     warnings: tuple[str, ...]

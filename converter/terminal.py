@@ -8,14 +8,12 @@ escaped.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -34,6 +32,10 @@ from resnext_convert.converter.findings import (
     SymbolInspection,
     TensorEntry,
 )
+from resnext_convert.converter.lines import console as _console
+from resnext_convert.converter.lines import print_lines as _print
+from resnext_convert.converter.lines import row as _row
+from resnext_convert.converter.lines import table as _table
 from resnext_convert.converter.report import Record, figure, proof_of, report_path, verdict
 from resnext_convert.converter.resnext import overview
 from resnext_convert.converter.resnext.ledger import used
@@ -104,16 +106,7 @@ def print_inspections(found: Iterable[Inspection], *, verbose: bool) -> None:
         _print(console, lines)
 
 
-# --- how lines are made and printed ---------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    return Console(file=sys.stdout, soft_wrap=True)
-
-
-def _print(console: Console, lines: Iterable[str], style: str | None = None) -> None:
-    for line in lines:
-        console.print(printable(line), style=style, highlight=False, markup=False, emoji=False)
+# --- conversions and proofs -------------------------------------------------------------------------------------------
 
 
 def _print_verdict(console: Console, record: Record) -> None:
@@ -127,25 +120,6 @@ def _print_verdict(console: Console, record: Record) -> None:
     _print(console, [f"{found.upper()}: {text}"], style=_STYLES[found])
 
 
-def _row(label: str, text: str) -> str:
-    return f"  {label:<10} {text}"
-
-
-def _table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iterator[str]:
-    """Aligned columns; those of ``right`` to the right. The first row is the heading."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = []
-        for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            gap = " " * (width - cell_len(cell))
-            cells.append(gap + cell if number in right else cell + gap)
-        yield f"    {'  '.join(cells)}".rstrip()
-
-
-# --- conversions and proofs ------------------------------------------------------------------------------------------
-
-
 def _conversion(report: ConversionReport, *, verbose: bool) -> Iterator[str]:
     yield _row("read", f"{', '.join(file.name for file in report.source.files)} ({report.source.title})")
     keys = counted(len(report.bindings), "key")
@@ -157,10 +131,9 @@ def _conversion(report: ConversionReport, *, verbose: bool) -> Iterator[str]:
         )
     for ignored in report.ignored:
         yield _row("ignored", f"{ignored.source}: {ignored.reason}")
-    if report.preprocessing.note:
-        yield _row("input", f"{report.preprocessing.note}, as bn_data says")
-    if report.preprocessing.transform:
-        yield _row("input", report.preprocessing.transform.text)
+    yield from (_row("input", text) for text in report.preprocessing.texts)
+    if report.class_order:
+        yield _row("classes", f"in the order {report.class_order}")
     if report.dtype_note:
         yield _row("precision", report.dtype_note)
 
@@ -339,10 +312,7 @@ def _pair(found: PairInspection, *, verbose: bool) -> Iterator[str]:
             yield _row(label, text)
         yield from _stages(network.config)
         spec = network.preprocessing
-        if spec.note:
-            yield _row("input", f"{spec.note}, as bn_data says")
-        if spec.transform:
-            yield _row("input", spec.transform.text)
+        yield from (_row("input", text) for text in spec.texts)
         if network.config.data_norm:
             yield _row("input mean", ", ".join(f"{value:.6g}" for value in spec.mean))
             yield _row("input std", ", ".join(f"{value:.6g}" for value in spec.std))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnext_convert.converter.compare import TensorDiff
-from resnext_convert.converter.preprocess import InputSpec
+from resnext_convert.converter.preprocess import InputSpec, Reading
 from resnext_convert.converter.proof import (
     EngineResult,
     FileRecord,
@@ -122,8 +122,9 @@ def report(**changes: Any) -> ConversionReport:
             mean=(123.68, 116.779, 103.939),
             std=(58.4, 57.1, 57.4),
             source="the running statistics of bn_data",
-            note="raw RGB images in 0..255, no mean subtracted",
+            reading=Reading(colour="rgb", range=255, mean_subtracted=False),
         ),
+        class_order=None,
         bindings=bindings,
         ignored=(Ignored(source="arg:extra_weight", reason="no node of the graph names it"),),
         warnings=("moving_mean of bn1 is called running_mean",),

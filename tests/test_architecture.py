@@ -29,6 +29,8 @@ UNTESTED_ALONE = {
     "converter/oracles/opencv.py": "test_oracle_opencv.py and its neighbours",
     "converter/oracles/opencv_text.py": "test_oracle_opencv_text.py",
     "converter/oracles/child.py": "how both oracles are asked: test_oracle_mxnet.py, test_oracle_opencv.py",
+    "converter/lines.py": "how everything is printed: test_terminal.py",
+    "converter/terminal_classes.py": "what test_classify.py reads of a classification",
     "converter/mxnet/sparse.py": "a record of a params file, so of test_mxnet_params.py and the recordings",
     "converter/origin.py": "records; what the readers put into them: test_mxnet_source.py, test_caffe_source.py",
     "converter/proof.py": "records; their one verdict is the comparison's (test_compare.py)",
@@ -128,7 +130,7 @@ def test_the_dependencies_are_what_is_imported() -> None:
     # A package that comes along with another one today is declared all the same.
     used = {found.split(".")[0] for name in modules() for found in imported(parsed(name))}
     declared = {re.split(r"[<>=!~]", line)[0] for line in PYPROJECT["project"]["dependencies"]}
-    of_package = {"google": "protobuf"}
+    of_package = {"google": "protobuf", "PIL": "pillow"}
     packages = {of_package.get(name, name) for name in used - sys.stdlib_module_names}
     assert packages - {"resnext_convert", "mxnet", "cv2"} == declared
 
@@ -141,7 +143,8 @@ def loaded_by(program: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["mxnet", "--help"], ["caffe", "--help"], ["verify", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["mxnet", "--help"], ["caffe", "--help"], ["verify", "--help"], ["classify", "--help"]],
 )
 def test_help_is_quick(arguments: list[str]) -> None:
     program = f"""
@@ -155,7 +158,7 @@ except SystemExit as end:
 """
     loaded = loaded_by(program)
     assert "typer" in loaded
-    assert loaded & {"torch", "numpy", "mxnet", "google", "h5py", "cv2", "jinja2"} == set()
+    assert loaded & {"torch", "numpy", "mxnet", "google", "h5py", "cv2", "jinja2", "PIL"} == set()
 
 
 def test_the_public_face_imports_neither_torch_nor_numpy() -> None:

@@ -83,9 +83,9 @@ def test_the_version() -> None:
 def test_help_names_the_commands_and_the_exit_codes() -> None:
     said = run("--help").stdout
     for line in (
-        "  mxnet    Convert an MXNet network to PyTorch and prove the result.",
-        "  verify   Repeat the proof on a checkpoint that exists.",
-        "  inspect  Say what is in a file, or which network a pair of files holds.",
+        "  mxnet     Convert an MXNet network to PyTorch and prove the result.",
+        "  verify    Repeat the proof on a checkpoint that exists.",
+        "  inspect   Say what is in a file, or which network a pair of files holds.",
         "    0  done; proven, unless --no-verify was given",
         "    2  wrong usage",
         "    3  a file is absent, damaged or unreadable",
@@ -105,6 +105,10 @@ PROVING = "--symbol --params --epoch --image-size --oracle --golden --report --j
         ("mxnet", f"{PROVING} --verify --no-verify --overwrite --no-overwrite"),
         ("verify", PROVING),
         ("inspect", "--json --verbose"),
+        (
+            "classify",
+            "--top --input-colour --input-range --input-mean --input-std --class-order --labels --json",
+        ),
     ],
 )
 def test_help_of_a_command(command: str, options: str) -> None:
@@ -132,6 +136,10 @@ def test_help_of_a_command(command: str, options: str) -> None:
         (("verify", "a.pth"), "Missing argument 'SOURCE'"),
         (("verify", "a.pth", "b", "--report", "c"), "found no suffix"),
         (("inspect",), "Missing argument 'FILE'"),
+        (("classify", "a.pth"), "Missing argument 'IMAGE'"),
+        (("classify", "a.pth", "b.png", "--top", "0"), "Invalid value for '--top'"),
+        (("classify", "a.pth", "b.png", "--input-colour", "grey"), "'grey' is not one of 'rgb', 'bgr'"),
+        (("classify", "a.pth", "b.png", "--input-mean", "1,2,3"), "the input is stated in part"),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], says: str) -> None:

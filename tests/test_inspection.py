@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from inspecting import CONTAINER, RECORDINGS, inspected, lines
 
+from resnext_convert.converter import releases
+from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import InputError, MissingFileError
 from resnext_convert.converter.findings import AppliedDefault, PairInspection, ParamsInspection, SymbolInspection
 from resnext_convert.converter.inspection import inspect
@@ -202,6 +204,24 @@ def test_a_pair_that_is_not_the_release_it_is_named_after(tmp_path: Path, capsys
     assert "expected ResNeXt-101 (32x4d), found ResNeXt-17 (4x2d)" in warning
     assert f"  warning    {warning}" in lines(found, capsys)
     assert inspected(PairInspection, tmp_path).warnings == ()  # a folder names no release
+
+
+def test_a_pair_that_contradicts_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for end in ("symbol.json", "0000.params"):
+        shutil.copy(RECORDINGS / f"1.9.1-imagenet/model-{end}", tmp_path / f"mine-{end}")
+    domain = InputDomain(colour="rgb", range=1, source="the release mine")
+    mine = releases.Release(id="X1", name="mine", framework="mxnet", publisher="a test", domain=domain)
+    monkeypatch.setattr(releases, "catalogue", lambda: (mine,))
+    found = inspected(PairInspection, tmp_path / "mine")
+    assert found.network is not None
+    assert found.network.preprocessing.declared == domain
+    (warning,) = found.warnings
+    assert "the variances in bn_data are those of images in 0..255" in warning
+    said = lines(found, capsys)
+    assert f"  warning    {warning}" in said
+    assert "  input      RGB of 0..1, as the release mine says" in said
 
 
 def test_a_pair_whose_files_do_not_belong_together(tmp_path: Path) -> None:

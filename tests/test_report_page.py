@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from records import HOSTILE, RECORDS, diff, every_record, failed, hostile, report
 
+from resnext_convert.converter.domain import InputDomain
+from resnext_convert.converter.origin import PixelTransform
 from resnext_convert.converter.report import Record, figure, place, to_html, verdict
 from resnext_convert.converter.resnext.ledger import Binding, Transform
 from resnext_convert.converter.text import printable
@@ -137,9 +139,23 @@ def test_the_page_of_shapes_that_differ_says_so() -> None:
 
 def test_the_page_says_that_the_input_is_not_known() -> None:
     record = report()
-    silent = replace(record.preprocessing, note="", source="assumed: the files do not say")
+    silent = replace(record.preprocessing, reading=None, source="assumed: the files do not say")
     page = Page(replace(record, config=replace(record.config, data_norm=None), preprocessing=silent))
     assert "Unknown. The inputs of a proof are drawn with what is assumed: the files do not say" in page.text
+
+
+def test_the_page_says_what_is_known_of_input_and_classes() -> None:
+    record = report(class_order="imagenet-2015")
+    transform = PixelTransform(mean=(104, 117, 123), source="net.prototxt")
+    declared = InputDomain(colour="bgr", mean=(104.0, 117.0, 123.0), source=f"the release {HOSTILE}")
+    text = Page(
+        replace(record, preprocessing=replace(record.preprocessing, transform=transform, declared=declared))
+    ).text
+    assert "bn_data says raw RGB images in 0..255, no mean subtracted" in text
+    assert "files (pixel - (104, 117, 123)), as net.prototxt says" in text
+    assert f"declared BGR of 0..255, minus (104, 117, 123), as the release {printable(HOSTILE)} says" in text
+    assert "classes in the order imagenet-2015" in text
+    assert "bn_data says" not in Page(report(preprocessing=replace(record.preprocessing, reading=None))).text
 
 
 def test_the_bars_of_the_page_are_to_scale() -> None:

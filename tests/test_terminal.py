@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from records import HOSTILE, asked, failed, file, hostile, proof, report
 
+from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.findings import CheckpointInspection, InspectedFile, ParamsInspection, TensorEntry
 from resnext_convert.converter.proof import EngineResult
 from resnext_convert.converter.resnext.ledger import Binding, Transform
@@ -41,6 +42,15 @@ def test_a_conversion(capsys: pytest.CaptureFixture[str]) -> None:
         "PROVEN: the largest difference is 8.9e-16 of peak, 1e-10 would pass",
     ]
     assert said.err == "warning: moving_mean of bn1 is called running_mean\n"
+
+
+def test_what_is_known_of_input_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    declared = InputDomain(colour="bgr", source="the release x")
+    spec = replace(report().preprocessing, declared=declared)
+    print_conversion(report(preprocessing=spec, class_order="imagenet-2015"), OUT, verbose=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  input      BGR of 0..255, as the release x says" in lines
+    assert "  classes    in the order imagenet-2015" in lines
 
 
 def test_more_of_a_conversion(capsys: pytest.CaptureFixture[str]) -> None:
