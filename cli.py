@@ -6,7 +6,7 @@ import contextlib
 import io
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from resnext_convert import __version__
 from resnext_convert.converter import domain_options
+from resnext_convert.converter.ending import end, print_json
 from resnext_convert.converter.errors import ConvertError, ProofError, WriteError
 from resnext_convert.converter.options import (
     Checkpoint,
@@ -39,7 +40,7 @@ from resnext_convert.converter.options import (
     VerifyOption,
     WeightsOption,
 )
-from resnext_convert.converter.text import printable
+from resnext_convert.converter.release_commands import app as releases
 
 if TYPE_CHECKING:
     from resnext_convert.converter.findings import Inspection
@@ -57,6 +58,7 @@ Examples:
   resnext-convert caffe models/ResNeXt-50 resnext-50.pth
   resnext-convert verify resnext-101.pth models/resnext-101
   resnext-convert classify resnext-101.pth photograph.jpg
+  resnext-convert releases list
 
 \b
 Exit codes:
@@ -73,6 +75,7 @@ Exit codes:
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(releases)
 
 
 @app.command()
@@ -263,12 +266,12 @@ def inspect(
         except ConvertError as error:
             failures.append(error)
     if as_json:
-        _print_json(inspection.to_json(found))
+        print_json(inspection.to_json(found))
     else:
         from resnext_convert.converter import terminal
 
         terminal.print_inspections(found, verbose=verbose)
-    _end(failures)
+    end(failures)
 
 
 @app.command()
@@ -299,12 +302,12 @@ def classify(
             checkpoint, images, top=top, domain=domain, class_order=order, labels=labels, say=say
         )
     if as_json:
-        _print_json(command.to_json(done))
+        print_json(command.to_json(done))
     else:
         from resnext_convert.converter import terminal_classes
 
         terminal_classes.print_classification(done)
-    _end(failures)
+    end(failures)
 
 
 @app.callback(invoke_without_command=True)
@@ -333,27 +336,14 @@ def _finish(record: Record, failed: ConvertError | None, reports: list[Path] | N
     from resnext_convert.converter import report
 
     if as_json:
-        _print_json(report.to_json(record))
+        print_json(report.to_json(record))
     errors = [failed] if failed else []
     for path in reports or ():
         try:
             report.write(record, path)
         except ConvertError as error:
             errors.append(error)
-    _end(errors)
-
-
-def _end(errors: Sequence[ConvertError]) -> None:
-    """Explains all errors, and ends with the exit code of the first, if there is one."""
-    for error in errors:
-        _explain(error)
-    if errors:
-        raise typer.Exit(errors[0].exit_code)
-
-
-def _print_json(text: bytes) -> None:
-    sys.stdout.buffer.write(text)
-    sys.stdout.flush()
+    end(errors)
 
 
 @contextlib.contextmanager
@@ -368,13 +358,7 @@ def _talking(quiet: bool) -> Iterator[Callable[[str], None]]:
             with progress() as say:
                 yield say
     except ConvertError as error:
-        _end([error])
-
-
-def _explain(error: ConvertError) -> None:
-    lines = [f"error: {error}", *(f"  {note}" for note in getattr(error, "__notes__", ()))]
-    lines += [f"hint: {error.hint}"] if error.hint else []
-    sys.stderr.writelines(f"{printable(line)}\n" for line in lines)
+        end([error])
 
 
 def main() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from resnext_convert.converter.tensors import Float64Array
+if TYPE_CHECKING:  # releases are listed without NumPy
+    from resnext_convert.converter.tensors import Float64Array
 
 Colour = Literal["rgb", "bgr"]
 Triple = tuple[float, float, float]
@@ -55,6 +54,8 @@ class InputDomain:
 
 
 def _channels(values: Triple) -> Float64Array:
+    import numpy as np
+
     return np.array(values).reshape(1, 3, 1, 1)
 
 

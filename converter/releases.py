@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.domain import InputDomain
@@ -23,6 +26,10 @@ from resnext_convert.converter.resnext.overview import norms, pool_text
 Algorithm = Literal["md5", "sha1", "sha256", "sha384"]
 Layout = Literal["gluoncv", "osmr", "simpledet"]
 StemPool = Literal["3x3 max, stride 2, padding 1", "3x3 max, stride 2, size rounded up", "none"]
+Availability = Literal["url", "by hand", "dead", "nowhere"]
+"""``url``: a program can fetch it; ``by hand``: a person can, from a page; ``dead``: no address answers any more."""
+
+_AVAILABILITIES: Final = get_args(Availability)
 
 LIST: Final = "resnext-convert releases list"
 """The command that shows all of them."""
@@ -83,6 +90,14 @@ class ReleaseFile:
     archive_bytes: int | None = None
     size: str = ""
     checksums: tuple[Checksum, ...] = ()
+
+    @property
+    def availability(self) -> Availability:
+        """How it can be had, as far as is known: by the best of its locations."""
+        living = [location for location in self.locations if not location.dead]
+        if not living:
+            return "dead" if self.locations else "nowhere"
+        return "by hand" if all(location.page for location in living) else "url"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +186,15 @@ class Release:
         """The name without the publisher before it."""
         return self.name.rpartition("/")[2]
 
+    @property
+    def availability(self) -> Availability:
+        """How it can be had, as far as is known: the worst of its files."""
+        return max((file.availability for file in self.files), key=_AVAILABILITIES.index, default="nowhere")
+
 
 @cache
 def catalogue() -> tuple[Release, ...]:
     """All releases of ``schemas/releases.toml``."""
-    from pydantic import TypeAdapter  # here, because the types alone do not need it
-
     text = resources.files("resnext_convert.schemas").joinpath("releases.toml").read_text(encoding="utf-8")
     return TypeAdapter(tuple[Release, ...]).validate_python(tomllib.loads(text)["release"])
 
@@ -224,12 +242,11 @@ def find(name: str, framework: str | None = None) -> Release:
 def _unknown(name: str, framework: str | None, releases: Iterable[Release]) -> UsageError:
     elsewhere = [release for release in catalogue() if name in (release.name, *release.aliases)]
     if elsewhere:
-        return UsageError(
-            f"{name!r} is no release of {framework}, but of {elsewhere[0].framework}",
-            hint=f"`{LIST}` shows all",
-        )
-    names = {text.casefold(): release.name for release in releases for text in (*release.aliases, release.name)}
-    close = dict.fromkeys(names[text] for text in difflib.get_close_matches(name.casefold(), names, n=5, cutoff=0.75))
+        problem = f"{name!r} is no release of {framework}, but of {elsewhere[0].framework}"
+        return UsageError(problem, hint=f"`{LIST}` shows all")
+    names = [(text.casefold(), release.name) for release in releases for text in (release.name, *release.aliases)]
+    near = difflib.get_close_matches(name.casefold(), [text for text, _ in names], n=5, cutoff=0.75)
+    close = list(dict.fromkeys(found for text in near for known, found in names if known == text))[:5]
     return UsageError(
         f"no release is called {name!r}",
         expected=f"a name such as {', '.join(close)}" if close else None,
@@ -343,19 +360,23 @@ def _classes(number: int) -> str:
     return f"{number:,} classes"
 
 
-# --- the schema ------------------------------------------------------------------------------------------------------
+# --- as JSON ----------------------------------------------------------------------------------------------------------
+
+
+def to_json(releases: Release | tuple[Release, ...]) -> bytes:
+    """One release, or several as a list, as the schema's ``Release`` says."""
+    kind: Any = Release if isinstance(releases, Release) else tuple[Release, ...]
+    return TypeAdapter[Any](kind).dump_json(releases, indent=1) + b"\n"
+
+
+class _Schema(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 def schema() -> bytes:
     """The JSON Schema of ``schemas/releases.toml``; ``schemas/releases.schema.json`` holds it."""
-    from pydantic import TypeAdapter
-    from pydantic.json_schema import GenerateJsonSchema
-
-    class Schema(GenerateJsonSchema):
-        def field_title_should_be_set(self, schema: Any) -> bool:
-            return False
-
-    made = TypeAdapter(_Document).json_schema(schema_generator=Schema)
+    made = TypeAdapter(_Document).json_schema(schema_generator=_Schema)
     for definition in (made, *made["$defs"].values()):
         definition["additionalProperties"] = False
         definition.pop("description", None)  # the docstring, which pydantic puts here since 2.13

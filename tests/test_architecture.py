@@ -23,6 +23,7 @@ UNTESTED_ALONE = {
     "converter/caffe/blobs.py": "a part of binding.py, and of its tests",
     "converter/caffe/parameters.py": "the functions that the table of layers.py names: test_caffe_layers.py",
     "converter/checks.py": "a part of both readers' checks: test_mxnet_checks.py, test_caffe_checks.py",
+    "converter/ending.py": "the command line's: test_cli.py, test_release_commands.py",
     "converter/engines.py": "who asks which oracle: test_oracle_mxnet.py, test_oracle_opencv.py, test_pipeline.py",
     "converter/inspection_mxnet.py": "a part of inspection.py, and of its tests",
     "converter/options.py": "the command line's: test_cli.py",

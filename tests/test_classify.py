@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from repository import FIXTURES
-from test_cli import run
+from running import run
 
 import resnext_convert
 from resnext_convert.converter.classes import CIFAR_10

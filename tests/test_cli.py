@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -11,7 +9,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from records import HOSTILE
 from repository import FIXTURES, ROOT
+from running import Result, run
 
-from resnext_convert import __version__, cli
+from resnext_convert import __version__
 from resnext_convert.converter.errors import WriteError
 from resnext_convert.converter.resnext.state_dict import assemble
 from resnext_convert.converter.text import printable
@@ -30,24 +28,6 @@ RECORDINGS = FIXTURES / "mxnet/recordings"
 SOURCE = RECORDINGS / "1.9.1-bn_all_fixed"
 OTHER = RECORDINGS / "0.8.0-two_heads"  # the same shapes, other weights; it has a warning
 VALIDATOR = Draft202012Validator(json.loads((ROOT / "schemas/report.schema.json").read_bytes()))
-
-
-@dataclass
-class Result:
-    """How a command ended and what it said."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object) -> Result:
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-        cli.app([str(argument) for argument in arguments], prog_name="resnext-convert")
-    assert isinstance(end.value.code, int)
-    said = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err) if isinstance(stream.buffer, io.BytesIO)]
-    return Result(end.value.code, *said)
 
 
 def convert(*arguments: object) -> Result:
@@ -86,6 +66,7 @@ def test_help_names_the_commands_and_the_exit_codes() -> None:
         "  mxnet     Convert an MXNet network to PyTorch and prove the result.",
         "  verify    Repeat the proof on a checkpoint that exists.",
         "  inspect   Say what is in a file, or which network a pair of files holds.",
+        "  releases  Show which networks were published, and how to have them.",
         "    0  done; proven, unless --no-verify was given",
         "    2  wrong usage",
         "    3  a file is absent, damaged or unreadable",

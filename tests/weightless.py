@@ -19,7 +19,7 @@ from resnext_convert.converter.origin import Origin
 from resnext_convert.converter.tensors import DType, TensorRef, TensorStore
 
 Shape = tuple[int, ...]
-ONES = memoryview(np.ones(2**25, np.float32)).cast("B")  # as many as the largest tensor has, seen through by all
+ONES = np.ones(2**25, np.float32).data.cast("B")  # as many as the largest tensor has, seen through by all
 
 
 def tensor(name: str, shape: Shape) -> TensorRef:
