@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import quote, urlsplit
 
 from resnext_convert.converter.download import (
@@ -90,25 +89,23 @@ def folder_name(release: Release) -> str:
     return f"{release.framework}--{quote(release.name.replace('/', '--'), safe=' ')}"
 
 
+@dataclass(frozen=True, slots=True)
 class _Fetcher:
-    def __init__(
-        self,
-        release: Release,
-        folder: Path,
-        mirror: str | Path | None,
-        offline: bool,
-        patience: Patience,
-        report: Report,
-        say: Callable[[str], None],
-    ) -> None:
-        self.release = release
-        self.folder = folder
-        self.mirror = mirror
-        self.offline = offline
-        self.patience = patience
-        self.report = report
-        self.say = say
-        self.unreachable: dict[str, str] = {}  # servers, and what happened when one was tried
+    """The arguments of `fetch`.
+
+    Attributes:
+        folder: the release's, in the cache.
+        unreachable: servers, and what happened when one was tried.
+    """
+
+    release: Release
+    folder: Path
+    mirror: str | Path | None
+    offline: bool
+    patience: Patience
+    report: Report
+    say: Callable[[str], None]
+    unreachable: dict[str, str] = field(default_factory=dict)
 
     def find(self, file: ReleaseFile) -> Path:
         if file.name in {"", ".", ".."} or "/" in file.name:
@@ -135,7 +132,7 @@ class _Fetcher:
                 for place in others:
                     if path := self._tried(place, file, failures, self._into_cache):
                         return path
-        return self._give_up(file, failures)
+        raise self._refusal(file, failures)
 
     def _places(self, file: ReleaseFile, failures: list[FetchError]) -> tuple[list[Place], list[Place]]:
         """The places where the file may be: on this machine, and elsewhere."""
@@ -272,7 +269,8 @@ class _Fetcher:
             but = " but its size" if file.bytes is not None else ""
             self.say(f"{where}: nothing{but} was published to check {file.name} by: it is unverified")
 
-    def _give_up(self, file: ReleaseFile, failures: list[FetchError]) -> NoReturn:
+    def _refusal(self, file: ReleaseFile, failures: list[FetchError]) -> FetchError:
+        """What happened everywhere, and what to do."""
         what = f"{file.name} of {self.release.name}"
         pages = [location.url for location in file.locations if location.page]
         by_hand = f"fetch it by hand from {' or '.join(pages)}, " if pages else ""
@@ -293,7 +291,7 @@ class _Fetcher:
         for failure in failures:
             error.add_note(str(failure))
         error.hint = "; or ".join(advice)
-        raise error
+        return error
 
 
 # --- whether it is the file -----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -230,16 +229,16 @@ def test_offline_does_not_take_a_file_that_has_changed(server: Server, call: Cal
 
 def test_two_processes_fetch_one_file_once(server: Server, call: Call) -> None:
     server.gives(PATH, Serves(DATA))
-    program = """
+    program = f"""
 import sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fetching import Call, file
 call = Call(Path(sys.argv[1]))
 print(call(file(sys.argv[2]))["params"].stat().st_size)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", program, str(call.cache), server.url + PATH]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in both] == [f"{len(DATA)}\n"] * 2
     assert len(server.requests) == 1
     assert call.kept() == {NAME: DATA}

@@ -77,7 +77,8 @@ HOSTILE = {
     "too large": (zipped((NAME, bytes(MOST + 1)), method=zipfile.ZIP_STORED), "more than the file can have"),
     # The size is a lie: what comes out is cut off there, and its CRC is wrong.
     "bomb that lies": (patched(zipped((NAME, BOMB)), 22, 24, struct.pack("<I", 1000)), "is damaged"),
-    "without a name": (zipped(("", DATA)), "no file of the wanted name"),
+    # The one letter of its name counts as its extra field.
+    "without a name": (patched(zipped(("n", DATA)), 26, 28, struct.pack("<HH", 0, 1)), "no file of the wanted name"),
     "wrong CRC": (patched(zipped((NAME, DATA)), 14, 16, b"\0\0\0\0"), "is damaged"),
     "cut off": (GOOD[: len(GOOD) // 2], "is damaged"),
     "no zip": (DATA, "is damaged"),
