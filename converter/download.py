@@ -207,7 +207,7 @@ class _Transfer:
         except requests.TooManyRedirects:
             raise FetchError(f"redirects more than {_REDIRECTS} times", file=url) from None
         except requests.exceptions.SSLError as error:
-            raise FetchError(f"cannot prove who it is: {_reason(error)}", file=url) from error
+            raise FetchError(f"there is no secure connection: {_reason(error)}", file=url) from error
         except requests.ConnectTimeout as error:
             raise _Interrupted(UnreachableError(f"no connection within {patience.connect:g} s", file=url)) from error
         except requests.Timeout as error:

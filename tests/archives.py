@@ -13,7 +13,7 @@ def zipped(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
     with zipfile.ZipFile(buffer, "w", method) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, data in members:
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, method)  # of 1980: the same bytes at any time
     return buffer.getvalue()
 
 

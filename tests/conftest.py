@@ -6,6 +6,7 @@ And the fixtures of tests that fetch, and of those with peers, which are importe
 from __future__ import annotations
 
 import importlib
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,11 +62,19 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """`fetch` with an empty cache, whatever the environment says."""
+    """`fetch` with an empty cache, whatever the environment says, and in a world where this machine is all there is."""
     from fetching import Call
 
     from resnext_convert.converter.fetch import CACHE_VARIABLE, MIRROR_VARIABLE
 
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host != "127.0.0.1":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
     monkeypatch.setenv("no_proxy", "*")
     for variable in (CACHE_VARIABLE, MIRROR_VARIABLE):
         monkeypatch.delenv(variable, raising=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ DATA = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(300_000)
 NAME = "net-0000.params"
 
-QUICK = Patience(connect=0.3, read=0.3, slowest=1000, tries=2, pause=0.01)
-ONCE = Patience(connect=0.3, read=0.3, slowest=1000, tries=1, pause=0.01)
+QUICK = Patience(connect=10, read=10, slowest=1000, tries=2, pause=0.01)
+ONCE = replace(QUICK, tries=1)
+IMPATIENT = replace(ONCE, read=0.4)
 
 
 def checksum(data: bytes, algorithm: Any = "md5", *, archive: bool = False) -> Checksum:

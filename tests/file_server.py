@@ -127,7 +127,7 @@ class Serves:
         handler.head(206 if begin else 200, **usual | self.headers)
         handler.body(self.data[begin:][: self.until])
         if self.stalls:
-            handler.server.stopping.wait(5)
+            handler.server.stopping.wait(60)
 
 
 def status(number: int, **headers: object) -> Answer:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from disk import room_for
-from fetching import DATA, NAME, OTHER, Call, file, whole
+from fetching import DATA, IMPATIENT, NAME, OTHER, Call, file, whole
 from file_server import Answer, Handler, Server, Serves, chunked, redirect, status, trickle
 
 from resnext_convert.converter.errors import WriteError
@@ -135,18 +135,18 @@ def test_an_empty_file(server: Server, call: Call) -> None:
 
 
 def test_a_server_as_slow_as_none(server: Server, call: Call) -> None:
-    error = call.refused(file(server.gives(PATH, trickle(DATA))))
+    error = call.refused(file(server.gives(PATH, trickle(DATA))), patience=IMPATIENT)
     assert "bytes a second came before the end" in error.problem
     assert call.part.read_bytes() == DATA[: call.part.stat().st_size]
 
 
 def silence(handler: Handler) -> None:
-    handler.server.stopping.wait(5)
+    handler.server.stopping.wait(60)
 
 
 def test_a_server_that_says_nothing(server: Server, call: Call) -> None:
-    error = call.refused(file(server.gives(PATH, silence)))
-    assert "no answer within 0.3 s" in error.problem
+    error = call.refused(file(server.gives(PATH, silence)), patience=IMPATIENT)
+    assert "no answer within 0.4 s" in error.problem
     assert call.kept() == {}
 
 
@@ -177,6 +177,14 @@ def test_a_name_that_nobody_has(call: Call) -> None:
     error = call.refused(file("http://nobody.invalid/net-0000.params"))
     assert "the connection failed" in error.problem
     assert "nobody.invalid" in whole(error)
+
+
+def test_a_server_that_has_no_tls(server: Server, call: Call) -> None:
+    url = server.url.replace("http:", "https:") + PATH
+    error = call.refused(file(url))
+    assert "there is no secure connection" in error.problem
+    assert error.file == url
+    assert call.kept() == {}
 
 
 def test_redirections_without_an_end(server: Server, call: Call) -> None:

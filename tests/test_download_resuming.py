@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
-from fetching import DATA, NAME, OTHER, Call, file
+from fetching import DATA, IMPATIENT, NAME, ONCE, OTHER, Call, file
 from file_server import Server, Serves, status
 
 PATH = "/models/net-0000.params"
@@ -13,11 +18,11 @@ HALF = len(DATA) // 2
 @pytest.mark.parametrize("stalls", [False, True])
 def test_the_second_try_fetches_the_rest_alone(server: Server, call: Call, stalls: bool) -> None:
     wanted = file(server.gives(PATH, Serves(DATA, until=HALF, stalls=stalls), Serves(DATA)))
-    error = call.refused(wanted)
+    error = call.refused(wanted, patience=IMPATIENT if stalls else ONCE)
     assert error.expected == f"{len(DATA)} bytes"
     assert error.found == f"{HALF} bytes"
     assert "only the rest is fetched" in (error.hint or "")
-    assert ("nothing came for 0.3 s" in error.problem) is stalls
+    assert ("nothing came for 0.4 s" in error.problem) is stalls
     assert call.kept() == {f"{NAME}.part": DATA[:HALF], f"{NAME}.part.from": f'{server.url}{PATH}\n"1"\n'.encode()}
     call(wanted)
     assert call.kept() == {NAME: DATA}
@@ -168,3 +173,24 @@ def test_a_page_does_not_cost_what_has_come_before(server: Server, call: Call) -
         assert call.part.read_bytes() == DATA[:HALF]
     call(wanted)
     assert server.requests[-1].sent == len(DATA) - HALF
+
+
+def test_a_kill_leaves_what_has_come(server: Server, call: Call) -> None:
+    url = server.gives(PATH, Serves(DATA, until=HALF, stalls=True), Serves(DATA))
+    program = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from fetching import Call, file
+Call(Path(sys.argv[1]))(file(sys.argv[2]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(call.cache), url])
+    while not (call.part.exists() and call.part.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    size = call.part.stat().st_size
+    assert call(file(url)) == {"params": call.folder / NAME}
+    assert call.kept() == {NAME: DATA}
+    assert server.requests[1].sent == len(DATA) - size
