@@ -162,7 +162,7 @@ def caffe(
 def _convert(
     framework: Framework,
     source: Path,
-    out: Path,
+    out: str,
     reports: list[Path] | None,
     *,
     as_json: bool,
@@ -183,7 +183,7 @@ def _convert(
     if not (as_json or quiet):
         from resnext_convert.converter import terminal
 
-        terminal.print_conversion(done, out, verbose=verbose)
+        terminal.print_conversion(done, Path(out), verbose=verbose)
     _finish(done, failed, reports, as_json=as_json)
 
 
@@ -241,8 +241,8 @@ def inspect(
         list[Path],
         typer.Argument(
             metavar="FILE",
-            help="Symbol files, params files, prototxts, caffemodels, means, checkpoints (.pth), reports (.json); or a "
-            "folder or a prefix of a pair.",
+            help="Symbol files, params files, prototxts, caffemodels, means, checkpoints, reports (.json); or a folder "
+            "or a prefix of a pair.",
             show_default=False,
         ),
     ],

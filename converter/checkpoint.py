@@ -1,67 +1,134 @@
-"""Writes and loads checkpoints: a plain state dict of tensors, and the report beside it."""
+"""Writes and loads checkpoints: one table of formats, by suffix; and what the report beside a checkpoint says.
+
+torch is imported only where it is needed: to write `.pth`, to read, and to load.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
 
+from resnext_convert.converter import safetensors_file, tensor_tree
 from resnext_convert.converter.errors import FormatError, InputError, MissingFileError, UsageError, WriteError
-from resnext_convert.converter.report import report_path
+from resnext_convert.converter.libhdf5 import MAGIC as HDF5
+from resnext_convert.converter.report import FOLDER_MODEL, report_path
 from resnext_convert.converter.resnext.config import ResNeXtConfig
-from resnext_convert.converter.resnext.module import ResNeXt
-from resnext_convert.converter.runner import build
 from resnext_convert.converter.staging import HINTS
 from resnext_convert.converter.tensors import Array
 
-SUFFIXES: Final = (".pth", ".pt")
+if TYPE_CHECKING:
+    import torch
+
+    from resnext_convert.converter.resnext.module import ResNeXt
 
 
-def check_suffix(path: Path) -> None:
-    """Refuses a name whose suffix no writer has.
+def _write_torch(arrays: Mapping[str, Array], file: BinaryIO, metadata: Mapping[str, str]) -> None:
+    from resnext_convert.converter import torch_checkpoint
+
+    torch_checkpoint.write(arrays, file)  # a plain state dict has no room for metadata
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    from resnext_convert.converter import torch_checkpoint
+
+    return torch_checkpoint.read(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from resnext_convert.converter import torch_checkpoint
+
+    return torch_checkpoint.read_safetensors(path)
+
+
+def _read_tree(path: Path) -> dict[str, torch.Tensor]:
+    from resnext_convert.converter import torch_checkpoint
+
+    return torch_checkpoint.read_tree(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How tensors are written to a file and read from it.
+
+    Attributes:
+        write: arrays by their keys, the file, texts for the header where the format has one.
+        read: the same as torch's tensors.
+        without: the precisions that it cannot hold.
+    """
+
+    write: Callable[[Mapping[str, Array], BinaryIO, Mapping[str, str]], None]
+    read: Callable[[Path], dict[str, torch.Tensor]]
+    without: frozenset[str] = frozenset()
+
+
+_TORCH: Final = Format(_write_torch, _read_torch)
+FORMATS: Final[Mapping[str, Format]] = {
+    ".pth": _TORCH,
+    ".pt": _TORCH,
+    ".safetensors": Format(safetensors_file.write, _read_safetensors),
+    ".h5": Format(tensor_tree.write, _read_tree, without=frozenset({"bfloat16"})),
+}
+
+
+def is_folder(out: Path | str) -> bool:
+    """Whether an output is to be a folder of the hub's form: it ends in a slash, or is a folder already.
+
+    A folder that is called like a file (``out.pth``) is one only with the slash.
+    """
+    return str(out).endswith(("/", os.sep)) or (Path(out).suffix not in FORMATS and Path(out).is_dir())
+
+
+def suffix_of(out: Path | str, dtype: str | None = None) -> str:
+    """The suffix that says in which format an output is written.
+
+    Args:
+        out: the output as the user wrote it: the slash at its end counts, which a path would lose.
+        dtype: of the tensors, where it is known.
 
     Raises:
-        UsageError: it is not one of `SUFFIXES`.
+        UsageError: the output's suffix is not one of `FORMATS`, or the format has no such ``dtype``.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = Path(FOLDER_MODEL if is_folder(out) else out).suffix
+    if suffix not in FORMATS:
         raise UsageError(
             "the suffix of the output says which format is wanted, and this one says none",
-            file=path,
-            expected=" or ".join(SUFFIXES),
-            found=path.suffix or "no suffix",
+            file=out,
+            expected=f"{', '.join(FORMATS)}, or a folder: a name that ends in /",
+            found=suffix or "no suffix",
         )
+    if dtype in FORMATS[suffix].without:
+        raise UsageError(
+            f"a {suffix} file cannot hold {dtype}",
+            file=out,
+            hint="take another precision, or write .safetensors or .pth",
+        )
+    return suffix
 
 
-def write(arrays: Mapping[str, Array], file: BinaryIO) -> None:
-    """Writes a state dict that ``torch.load(weights_only=True)`` reads; the same arrays give the same bytes.
+def write(
+    arrays: Mapping[str, Array], file: BinaryIO, suffix: str = ".pth", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a checkpoint; the same arrays give the same bytes.
 
-    The arrays are written from where they are (usually the mapped source file); unaligned ones are copied, because
-    torch may assume alignment.
+    Args:
+        arrays: float16, bfloat16 (ml_dtypes'), float32, float64, integers; of any layout, aligned or not.
+        file: an empty file, open for reading and writing.
+        suffix: of `FORMATS`.
+        metadata: texts for the header; ``.pth`` has none and leaves them out.
 
     Raises:
+        UsageError: the format cannot hold a tensor.
         WriteError: the disk is full, or another reason of the operating system.
     """
-    state = {key: torch.from_numpy(np.require(array, requirements=["C", "A", "W"])) for key, array in arrays.items()}
-    # A file object: given a path, torch would store its name in the archive, and the bytes would depend on it.
-    sink = _Sink(file)
     try:
-        torch.save(state, sink)  # type: ignore[arg-type]  # all that torch calls is there
-    except RuntimeError as error:
-        # A Ctrl-C that Python notices on the way into `_Sink.write` comes out of torch as "unexpected pos ...".
-        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-            raise error.__context__ from None
-        raise
-    finally:
-        sink.file = None
-    try:
-        if sink.error is not None:
-            raise sink.error
+        FORMATS[suffix].write(arrays, file, metadata or {})
         file.flush()
     except OSError as error:
         raise WriteError(
@@ -69,59 +136,28 @@ def write(arrays: Mapping[str, Array], file: BinaryIO) -> None:
         ) from error
 
 
-class _Sink:
-    """What torch writes into: a file that never fails, but keeps its first error and writes no more after it.
-
-    torch's archive writer answers an error with one of its own ("unexpected pos ..."), and where it is destroyed before
-    it has finished, it writes the rest then: an error there, or a closed file, would end the process (std::terminate).
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file: BinaryIO | None = file
-        self.error: BaseException | None = None
-
-    def write(self, data: memoryview) -> int:
-        if self.file is not None:
-            try:
-                self.file.write(data)
-            except BaseException as error:  # Ctrl-C as well; `write` raises it
-                self.file, self.error = None, error
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is kept here."""
-
-
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a plain state dict, mapped rather than copied.
+    """Reads a checkpoint of any format, told by its content; mapped rather than copied.
+
+    Args:
+        path: the file, or a folder of the hub's form.
 
     Raises:
         MissingFileError: there is no such file.
-        FormatError: it is no checkpoint, or holds more than a flat dictionary of tensors.
+        FormatError: it is no checkpoint, is damaged, or holds more than tensors by their names.
     """
+    if path.is_dir():
+        path = path / FOLDER_MODEL
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise MissingFileError("there is no such checkpoint", file=path) from error
-    except Exception as error:  # damaged bytes lead torch's unpickler to KeyError, IndexError, TypeError ...
-        raise FormatError(
-            "this is no checkpoint that torch loads with weights_only=True",
-            file=path,
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-        ) from error
-    if not isinstance(state, dict):
-        raise _not_plain(path, f"a {type(state).__name__}")
-    for key, value in state.items():
-        if not isinstance(key, str):
-            raise _not_plain(path, f"a key {key!r}")
-        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-            kind = value.layout if isinstance(value, torch.Tensor) else type(value).__name__
-            raise _not_plain(path, f"{key!r} with a value of {kind}")
-    return state
-
-
-def _not_plain(path: Path, found: str) -> FormatError:
-    return FormatError("this is no plain state dict", file=path, expected="a dictionary of dense tensors", found=found)
+        with path.open("rb") as file:
+            beginning = file.read(16)
+    except OSError:
+        beginning = b""  # torch says what is wrong
+    if beginning.startswith(HDF5):
+        return FORMATS[".h5"].read(path)
+    if safetensors_file.is_safetensors(beginning):
+        return FORMATS[".safetensors"].read(path)
+    return FORMATS[".pth"].read(path)
 
 
 def load(path: Path | str) -> ResNeXt:
@@ -131,13 +167,19 @@ def load(path: Path | str) -> ResNeXt:
     float64 beside weights in float32 (quotients that float32 cannot hold), they are rounded here, as
     ``load_state_dict`` would round them.
 
+    Args:
+        path: a checkpoint of any format, or a folder of the hub's form.
+
     Raises:
         MissingFileError: the checkpoint or its report is not there.
         FormatError: either cannot be read, or they do not belong together.
     """
+    from resnext_convert.converter.runner import build
+
     path = Path(path)
     report = read_report(report_path(path))
     config = read_config(report, report_path(path))
+    path = path / FOLDER_MODEL if path.is_dir() else path
     output = report.get("output")
     expected = output.get("sha256") if isinstance(output, dict) else None
     if expected != (found := sha256(path)):

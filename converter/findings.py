@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -243,11 +243,13 @@ class ReportInspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInspection:
-    """A PyTorch checkpoint: a plain state dict.
+    """A checkpoint for PyTorch: tensors by their keys.
 
     Attributes:
         kind: ``checkpoint``.
         file: which.
+        container: the format: ``pytorch``, ``safetensors`` or ``hdf5``.
+        metadata: texts in its header.
         tensors: by their keys, in the file's order.
         report: the report beside it, if there is one that can be read.
         belongs: whether that report is of this very file, by its SHA-256; None without a report.
@@ -256,6 +258,8 @@ class CheckpointInspection:
 
     kind: Literal["checkpoint"] = "checkpoint"
     file: InspectedFile
+    container: Literal["pytorch", "safetensors", "hdf5"] = "pytorch"
+    metadata: Mapping[str, str] = field(default_factory=dict)
     tensors: tuple[TensorEntry, ...]
     report: ReportInspection | None
     belongs: bool | None

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from resnext_convert.converter import inspection_caffe, inspection_mxnet, readers, releases
+from resnext_convert.converter import (
+    inspection_caffe,
+    inspection_mxnet,
+    readers,
+    releases,
+    safetensors_file,
+    tensor_tree,
+)
 from resnext_convert.converter.binary import map_file
 from resnext_convert.converter.errors import (
     ConvertError,
@@ -26,12 +34,15 @@ from resnext_convert.converter.findings import (
     ReportInspection,
     TensorEntry,
     inspected_file,
+    tensor_entries,
 )
+from resnext_convert.converter.libhdf5 import MAGIC
 from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord
-from resnext_convert.converter.report import SourceRecord, encode, report_path
+from resnext_convert.converter.report import FOLDER_MODEL, SourceRecord, encode, report_path
 from resnext_convert.converter.resnext.match import match
-from resnext_convert.converter.torch_zip import is_checkpoint, read_state
+from resnext_convert.converter.safetensors_file import is_safetensors
+from resnext_convert.converter.torch_zip import StoredTensor, is_checkpoint, read_state
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -53,11 +64,13 @@ def inspect(path: Path | str) -> Inspection:
         is_file = path.is_file()
     except OSError as error:
         raise MissingFileError(f"cannot be looked at: {error.strerror or error}", file=path) from error
+    if (path / FOLDER_MODEL).is_file():
+        path, is_file = path / FOLDER_MODEL, True
     if not is_file:
         return _pair(path)
     content = map_file(path)
-    if is_checkpoint(bytes(content[:256])):
-        return _checkpoint(path)
+    if found := _checkpoint(path, bytes(content[:256])):
+        return found
     if bytes(content[:1]) == b"\x80":
         raise FormatError(
             "this is a bare pickle, such as PyTorch wrote before 1.6; it is not opened, because it could do anything",
@@ -68,8 +81,8 @@ def inspect(path: Path | str) -> Inspection:
     if start.removeprefix(_BOM).lstrip().startswith(b"{"):
         document = _json(bytes(content))
         return _report(path, document) if "tool" in document or "gate" in document else inspection_mxnet.symbol(path)
-    if found := inspection_caffe.inspect(path, start):
-        return found
+    if of_caffe := inspection_caffe.inspect(path, start):
+        return of_caffe
     return inspection_mxnet.params(path)  # which also names the kind of many other files
 
 
@@ -186,35 +199,55 @@ def _report(path: Path, document: dict[str, Any]) -> ReportInspection:
     )
 
 
-def _checkpoint(path: Path) -> CheckpointInspection:
-    tensors = read_state(path)
-    file = inspected_file(path)
-    beside = report_path(path)
-    report, belongs = None, None
-    try:
-        found = inspect(beside) if beside.is_file() else None
-    except ConvertError as error:
-        note = f"the report beside it cannot be read: {error}"
+def _checkpoint(path: Path, beginning: bytes) -> CheckpointInspection | None:
+    """A checkpoint of any format; None where the file is none."""
+    container: Literal["pytorch", "safetensors", "hdf5"]
+    metadata: dict[str, str] = {}
+    if is_checkpoint(beginning):
+        container, tensors = "pytorch", _stored_entries(read_state(path))
+    elif is_safetensors(beginning):
+        container, (stored, metadata) = "safetensors", safetensors_file.read(path)
+        tensors = tensor_entries(stored.values())
+    elif beginning.startswith(MAGIC) and (tree := tensor_tree.find(path)):
+        container, (stored, metadata) = "hdf5", tree
+        tensors = tensor_entries(stored.values())
     else:
-        report = found if isinstance(found, ReportInspection) else None
-        if report is None or report.output is None:
-            note = f"there is no report of its conversion beside it ({beside.name})"
-        else:
-            belongs = report.output.sha256 == file.sha256
-            note = f"{beside.name} is its report" if belongs else f"{beside.name} is the report of another checkpoint"
+        return None
+    file = inspected_file(path)
+    report, belongs, note = _report_of(path, file.sha256)
     return CheckpointInspection(
         file=file,
-        tensors=tuple(
-            TensorEntry(
-                name=name,
-                dtype=tensor.dtype.value,
-                shape=tensor.shape,
-                bytes=tensor.nbytes,
-                where=f"data/{tensor.storage.key}",
-            )
-            for name, tensor in tensors.items()
-        ),
+        container=container,
+        metadata=metadata,
+        tensors=tensors,
         report=report,
         belongs=belongs,
         note=note,
     )
+
+
+def _stored_entries(state: Mapping[str, StoredTensor]) -> tuple[TensorEntry, ...]:
+    return tuple(
+        TensorEntry(
+            name=name,
+            dtype=tensor.dtype.value,
+            shape=tensor.shape,
+            bytes=tensor.nbytes,
+            where=f"data/{tensor.storage.key}",
+        )
+        for name, tensor in state.items()
+    )
+
+
+def _report_of(path: Path, sha256: str) -> tuple[ReportInspection | None, bool | None, str]:
+    """The report beside a checkpoint, whether it is of this very file, and what can be said about it."""
+    beside = report_path(path)
+    try:
+        found = inspect(beside) if beside.is_file() else None
+    except ConvertError as error:
+        return None, None, f"the report beside it cannot be read: {error}"
+    report = found if isinstance(found, ReportInspection) else None
+    if report is None or report.output is None:
+        return report, None, f"there is no report of its conversion beside it ({beside.name})"
+    belongs = report.output.sha256 == sha256
+    return report, belongs, f"{beside.name} is {'its report' if belongs else 'the report of another checkpoint'}"

@@ -27,15 +27,22 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[
-    Path,
+    str,  # not a path, which would lose the slash at the end
     typer.Argument(
         metavar="OUT",
-        help="The checkpoint to write, .pth or .pt: a plain state dict. Its report goes beside it, as .json.",
+        help="The checkpoint to write; its suffix says the format. .pth or .pt: a plain state dict; .safetensors; .h5: "
+        "a tree of datasets. Its report goes beside it, as .json. A name that ends in /: a folder with config.json, "
+        "model.safetensors and report.json.",
         show_default=False,
     ),
 ]
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to check: .pth or .pt.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="The checkpoint to check: .pth, .pt, .safetensors, .h5, or a folder with model.safetensors.",
+        show_default=False,
+    ),
 ]
 ConvertedCheckpoint = Annotated[
     Path,

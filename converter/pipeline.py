@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from resnext_convert import __version__
 from resnext_convert.converter import checkpoint, probe, readers, releases
-from resnext_convert.converter.errors import ProofError, in_file
+from resnext_convert.converter.errors import ProofError
 from resnext_convert.converter.graph import SourceModel
-from resnext_convert.converter.preprocess import contradictions, input_spec
+from resnext_convert.converter.output import Output
+from resnext_convert.converter.preprocess import InputSpec, contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
 from resnext_convert.converter.readers import Framework, SourceOptions
 from resnext_convert.converter.report import (
+    FOLDER_MODEL,
     SCHEMA_VERSION,
     ConversionReport,
     SourceRecord,
-    report_path,
+    encode,
     to_json,
 )
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.match import Match, match
 from resnext_convert.converter.resnext.state_dict import assemble, dtype_note
-from resnext_convert.converter.staging import StagedFile, commit, writing
-from resnext_convert.converter.verify import Oracle, prove
+
+if TYPE_CHECKING:  # a conversion that is not proven does without torch, unless it writes .pth
+    import torch
+
+    from resnext_convert.converter.verify import Oracle
+
+TARGET = "reference"
 
 Say = Callable[[str], None]
 
@@ -57,7 +64,8 @@ def convert(
     Args:
         framework: what wrote the source, ``mxnet`` or ``caffe``.
         source: a folder with one pair of files, a prefix (``models/resnext-101``), or one file of the pair.
-        out: the checkpoint, ``.pth`` or ``.pt``; the report goes beside it, ``.json``.
+        out: the checkpoint, ``.pth``, ``.pt``, ``.safetensors`` or ``.h5``; the report goes beside it, ``.json``. Or
+            a folder, which ends in ``/`` or is there: ``config.json``, ``model.safetensors`` and ``report.json``.
         symbol: MXNet's symbol file, where ``source`` does not say.
         params: MXNet's params file, where ``source`` does not say.
         epoch: which of several params files.
@@ -74,23 +82,21 @@ def convert(
     Raises:
         ConvertError: see its classes; each has the exit code of the command line. Nothing was written then.
     """
-    source, out = Path(source), Path(out)
-    checkpoint.check_suffix(out)
+    source = Path(source)
+    output = Output(out, overwrite=overwrite)
     say("reading")
     options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
     model, found, release = _understand(framework, source, options)
     arrays = assemble(found, model.tensors)
     spec = input_spec(model, found)
-    with (
-        StagedFile(out, overwrite=overwrite) as staged,
-        StagedFile(report_path(out), overwrite=overwrite) as beside,
-    ):
+    with output:
         say("writing")
-        with in_file(out):
-            checkpoint.write(arrays, staged.file)
-        written = staged.readable
+        output.write(arrays, _metadata(found, spec), _hub_config(found, spec))
+        written = output.readable
         proof = None
         if verify:
+            from resnext_convert.converter.verify import prove
+
             state = checkpoint.read(written)
             proof = prove(model, found, state, spec, image_size=image_size, oracle=oracle, golden=golden, say=say)
             del state
@@ -105,10 +111,10 @@ def convert(
             ),
             network=found.config.summary,
             config=found.config,
-            target="reference",
+            target=TARGET,
             dtype=str(arrays["conv1.weight" if "conv1.weight" in arrays else "conv1.0.weight"].dtype),
             dtype_note=dtype_note(arrays),
-            output=_record("checkpoint", written, out.name),
+            output=_record("checkpoint", written, output.name),
             preprocessing=spec,
             class_order=None,
             bindings=found.bindings,
@@ -118,9 +124,7 @@ def convert(
         )
         if proof is not None and not proof.passed:
             raise ProofFailedError(report)
-        with writing(beside.path):
-            beside.file.write(to_json(report))
-        commit([beside, staged])
+        output.commit(to_json(report))
     return report
 
 
@@ -166,6 +170,8 @@ def verify(
     say("reading")
     options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
     model, found, _ = _understand(framework or readers.framework_of(source, options), source, options)
+    from resnext_convert.converter.verify import prove
+
     state = checkpoint.read(checkpoint_path)
     problems = _state_problems(found, state)
     if problems:
@@ -185,6 +191,8 @@ def verify(
         golden=golden,
         say=say,
     )
+    if checkpoint_path.is_dir():
+        checkpoint_path = checkpoint_path / FOLDER_MODEL
     compared = [("checkpoint", checkpoint_path), *model.origin.files.items()]
     return replace(proof, files=tuple(_record(role, path, path.name) for role, path in compared))
 
@@ -210,6 +218,27 @@ def _understand(
     possible = () if options.names_files else releases.candidates(source, framework)
     fitting = releases.check(possible, found.config, source)
     return model, found, fitting[0] if len(fitting) == 1 else None
+
+
+def _metadata(found: Match, spec: InputSpec) -> dict[str, str]:
+    """What the header of a checkpoint says, where its format has one."""
+    return {
+        "tool": f"resnext-convert {__version__}",
+        "network": found.config.summary,
+        "target": TARGET,
+        "preprocessing": json.dumps(json.loads(encode(spec, InputSpec)), separators=(",", ":"), ensure_ascii=False),
+    }
+
+
+def _hub_config(found: Match, spec: InputSpec) -> dict[str, Any]:
+    """The ``config.json`` of a folder, in timm's form."""
+    head = found.config.head
+    return {
+        "architecture": found.config.summary,
+        "num_classes": head.classes,
+        "num_features": head.in_features,
+        "pretrained_cfg": {"mean": spec.mean, "std": spec.std, "num_classes": head.classes},
+    }
 
 
 def _warnings(model: SourceModel, found: Match, image_size: int | None) -> list[str]:

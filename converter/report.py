@@ -28,7 +28,8 @@ from resnext_convert.converter.staging import StagedFile, commit, writing
 from resnext_convert.converter.text import counted, printable, shape_text
 
 SCHEMA_VERSION: Final = 1
-
+FOLDER_MODEL: Final = "model.safetensors"
+FOLDER_REPORT: Final = "report.json"
 
 TITLES: Final = {"mxnet": "MXNet", "caffe": "Caffe"}
 
@@ -92,8 +93,12 @@ Verdict = Literal["proven", "failed", "not proven"]
 
 
 def report_path(checkpoint: Path) -> Path:
-    """Where the report of a checkpoint is: ``out.json`` beside ``out.pth``."""
-    return checkpoint.with_suffix(".json")
+    """Where the report of a checkpoint is: ``out.json`` beside ``out.pth``, ``report.json`` in a hub folder."""
+    if checkpoint.is_dir():
+        return checkpoint / FOLDER_REPORT
+    beside, of_folder = checkpoint.with_suffix(".json"), checkpoint.with_name(FOLDER_REPORT)
+    in_folder = checkpoint.name == FOLDER_MODEL and of_folder.is_file() and not beside.is_file()
+    return of_folder if in_folder else beside
 
 
 def proof_of(record: Record) -> VerificationReport | None:

@@ -33,7 +33,7 @@ HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
-_DESCRIPTORS = Path("/proc/self/fd")
+DESCRIPTORS = Path("/proc/self/fd")
 # Ctrl-C last: it is the one that raises, at the latest when its own handler is back, and then all others are.
 _HELD_BACK = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if name in signal.Signals.__members__]
 
@@ -51,6 +51,11 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def hidden_name() -> str:
+    """A name for what is there for an instant only."""
+    return f".resnext-convert-{secrets.token_hex(6)}.part"
+
+
 class StagedFile:
     """A file that is not at ``path`` before `commit`. A context manager: leaving it uncommitted removes it.
 
@@ -60,6 +65,8 @@ class StagedFile:
     Args:
         path: the place; its folder must exist.
         overwrite: whether a file that is there may be replaced (at commit; until then it stays).
+        staging: the folder that has the bytes until then, on the same file system; None: that of ``path``.
+        shown: what errors call it; None: ``path``.
 
     Attributes:
         file: what to write into, once entered.
@@ -67,16 +74,20 @@ class StagedFile:
 
     file: BinaryIO
 
-    def __init__(self, path: Path, *, overwrite: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = True, staging: Path | None = None, shown: Path | None = None
+    ) -> None:
         self.path = path
         self.overwrite = overwrite
+        self.shown = shown or path
+        self._staging = staging or path.parent
         self._hidden: Path | None = None
         self._previous: Path | None = None
         self._replaced = False
         self._removals: list[weakref.finalize[[Path], StagedFile]] = []
 
     def __enter__(self) -> Self:
-        with writing(self.path):
+        with writing(self.shown):
             self._check_place()
             self.file = os.fdopen(self._open(), "w+b")
         return self
@@ -94,17 +105,17 @@ class StagedFile:
     def _check_place(self) -> None:
         if self.path.is_dir():
             raise WriteError(
-                "cannot be written: there is a folder of this name", file=self.path, hint="choose another name"
+                "cannot be written: there is a folder of this name", file=self.shown, hint="choose another name"
             )
         if not self.overwrite and os.path.lexists(self.path):
-            raise WriteError("is there already", file=self.path, hint="--overwrite replaces it")
+            raise WriteError("is there already", file=self.shown, hint="--overwrite replaces it")
 
     def _open(self) -> int:
         # A nameless file gets its name through /proc. Some file systems (NFS, FAT) have none; a folder that is absent
         # fails below as well.
-        if hasattr(os, "O_TMPFILE") and _DESCRIPTORS.is_dir():
+        if hasattr(os, "O_TMPFILE") and DESCRIPTORS.is_dir():
             with contextlib.suppress(OSError):
-                return os.open(self.path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+                return os.open(self._staging, os.O_TMPFILE | os.O_RDWR, 0o666)
         self._hidden = self._beside()
         return os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
@@ -113,7 +124,7 @@ class StagedFile:
 
         That is for a Ctrl-C that comes before `__exit__` can do anything, and for an `__enter__` that fails.
         """
-        hidden = self.path.with_name(f".resnext-convert-{secrets.token_hex(6)}.part")
+        hidden = self._staging / hidden_name()
         self._removals.append(weakref.finalize(self, _remove, hidden))
         return hidden
 
@@ -121,17 +132,17 @@ class StagedFile:
     def readable(self) -> Path:
         """A path under which the bytes written so far can be read back."""
         self.file.flush()
-        return self._hidden or _DESCRIPTORS / str(self.file.fileno())
+        return self._hidden or DESCRIPTORS / str(self.file.fileno())
 
     def sync(self) -> None:
         """Brings the bytes to the disk."""
-        with writing(self.path):
+        with writing(self.shown):
             self.file.flush()
             os.fsync(self.file.fileno())
 
     def move(self, *, undoable: bool) -> None:
         """Puts the bytes in their place; an ``undoable`` move keeps what was there until `settle`."""
-        with writing(self.path):
+        with writing(self.shown):
             if self._hidden is None:
                 with contextlib.suppress(FileExistsError):
                     self._link(self.path)
@@ -165,7 +176,7 @@ class StagedFile:
         """Gives the nameless file a name that nothing has yet."""
         # A descriptor, here without effect, makes Python call linkat, which alone can follow /proc's link.
         descriptor = self.file.fileno()
-        os.link(_DESCRIPTORS / str(descriptor), name, src_dir_fd=descriptor, follow_symlinks=True)
+        os.link(DESCRIPTORS / str(descriptor), name, src_dir_fd=descriptor, follow_symlinks=True)
 
 
 def commit(files: Sequence[StagedFile]) -> None:
@@ -176,7 +187,7 @@ def commit(files: Sequence[StagedFile]) -> None:
     """
     for staged in files:
         staged.sync()
-    with _signals_held_back():
+    with signals_held_back():
         with contextlib.ExitStack() as moved:
             for staged in files:
                 staged.move(undoable=staged is not files[-1])
@@ -185,7 +196,7 @@ def commit(files: Sequence[StagedFile]) -> None:
         for staged in files:
             staged.settle()
     for folder in {staged.path.parent for staged in files}:
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def _remove(path: Path | None) -> None:
@@ -194,7 +205,7 @@ def _remove(path: Path | None) -> None:
             path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the moves survive a power cut, where the system can do that for folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -205,7 +216,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Signals that arrive meanwhile are delivered afterwards.
 
     By handlers, not by a mask: the system would give a masked signal to one of torch's threads, and Python would run

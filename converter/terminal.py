@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 PATIENCE: Final = 2.0
 """Seconds of work after which progress is shown; what is done sooner leaves no flicker."""
 
+_CONTAINERS: Final = {
+    "pytorch": "PyTorch checkpoint, a plain state dict",
+    "safetensors": "safetensors checkpoint",
+    "hdf5": "HDF5 checkpoint, a tree of tensors",
+}
 _STYLES: Final = {"proven": "bold green", "failed": "bold red", "not proven": "bold yellow"}
 
 
@@ -82,8 +87,9 @@ def print_conversion(report: ConversionReport, out: Path, *, verbose: bool) -> N
     if report.verification:
         _print(console, _proof(report.verification, verbose=verbose))
     if verdict(report) != "failed":
+        written = out / report.output.name if out.is_dir() else out
         size = counted(report.output.bytes, "byte")
-        _print(console, [_row("wrote", f"{out} ({size}, {report.dtype}) and {report_path(out).name}")])
+        _print(console, [_row("wrote", f"{written} ({size}, {report.dtype}) and {report_path(out).name}")])
     _print(Console(stderr=True, soft_wrap=True), (f"warning: {warning}" for warning in report.warnings), style="yellow")
     _print_verdict(console, report)
 
@@ -195,9 +201,10 @@ def _inspection(found: Inspection, *, verbose: bool) -> Iterator[str]:
             yield f"{found.file.path}: {what}"
             yield from _report(found)
         case CheckpointInspection():
-            yield f"{found.file.path}: PyTorch checkpoint, a plain state dict"
+            yield f"{found.file.path}: {_CONTAINERS[found.container]}"
             yield from _file(found.file)
             yield from _tensors(found.tensors, verbose=verbose)
+            yield from (_row("metadata", f"{name}: {text}") for name, text in found.metadata.items())
             yield _row("report", found.note)
             if found.report:
                 yield from _report(found.report)

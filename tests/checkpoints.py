@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from graph_builder import TINY, Spelling, source_model
@@ -18,8 +19,8 @@ def tiny_arrays(spelling: Spelling | None = None) -> dict[str, Array]:
     return assemble(match(model), model.tensors)
 
 
-def save(arrays: dict[str, Array], path: Path) -> Path:
+def save(arrays: Mapping[str, Array], path: Path, metadata: Mapping[str, str] | None = None) -> Path:
     with StagedFile(path) as staged:
-        checkpoint.write(arrays, staged.file)
+        checkpoint.write(arrays, staged.file, path.suffix, metadata)
         commit([staged])
     return path

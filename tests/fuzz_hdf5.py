@@ -19,7 +19,7 @@ import time
 import tracemalloc
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -30,6 +30,7 @@ import numpy as np
 from caffe_writer import RAMP, hdf5
 from fuzz_caffemodel import change_bytes, outcome
 
+from resnext_convert.converter import libhdf5
 from resnext_convert.converter.caffe import hdf5 as reader
 from resnext_convert.converter.caffe.weights import read_weights
 
@@ -94,13 +95,14 @@ def _change_address(data: bytes, rng: random.Random) -> bytes:
 class Worker:
     """Stands in for `run_libhdf5`: one process for many files, until one of them is its end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, serve: Callable[[str, IO[bytes]], None] = reader.serve) -> None:
+        self._reader = serve
         self._answer = folder / "answer"
         self._served = 0
         self._process = 0
         self._requests = self._replies = -1
 
-    def __call__(self, path: Path, output: IO[bytes]) -> tuple[int, str]:
+    def __call__(self, path: Path, module: str, output: IO[bytes]) -> tuple[int, str]:
         if not self._process:
             self._start()
         os.write(self._requests, os.fsencode(path) + b"\n")
@@ -139,7 +141,7 @@ class Worker:
                     resource.setrlimit(kind, (hard, hard))
                 begin = time.process_time()
                 with self._answer.open("wb") as output:
-                    reader.serve(os.fsdecode(path[:-1]), output)
+                    self._reader(os.fsdecode(path[:-1]), output)
                 assert time.process_time() - begin < MAX_PROCESS_SECONDS
                 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
                 os.write(replies, FIT if grown * 1024 < MAX_LEFT_OVER else GROWN)
@@ -175,7 +177,7 @@ def run(count: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(Path(folder))
         path = Path(folder) / "mutated.caffemodel.h5"
-        with mock.patch.object(reader, "run_libhdf5", worker):
+        with mock.patch.object(libhdf5, "run_libhdf5", worker):
             for case in range(count):
                 data = mutate(rng.choice(seeds()), rng, seeds())
                 path.write_bytes(data)

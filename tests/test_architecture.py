@@ -25,6 +25,7 @@ UNTESTED_ALONE = {
     "converter/checks.py": "a part of both readers' checks: test_mxnet_checks.py, test_caffe_checks.py",
     "converter/ending.py": "the command line's: test_cli.py, test_release_commands.py",
     "converter/engines.py": "who asks which oracle: test_oracle_mxnet.py, test_oracle_opencv.py, test_pipeline.py",
+    "converter/libhdf5.py": "how both layouts are read: test_caffe_hdf5.py, test_tensor_tree.py",
     "converter/inspection_mxnet.py": "a part of inspection.py, and of its tests",
     "converter/options.py": "the command line's: test_cli.py",
     "converter/oracles/opencv.py": "test_oracle_opencv.py and its neighbours",

@@ -20,6 +20,7 @@ from fuzz_hdf5 import mutate, seeds
 from repository import ROOT
 from shared_data import shared
 
+from resnext_convert.converter import libhdf5
 from resnext_convert.converter.caffe import hdf5 as reader
 from resnext_convert.converter.caffe.weights import StoredWeights, read_weights
 from resnext_convert.converter.errors import (
@@ -42,14 +43,14 @@ def other_process() -> None:
 
 @pytest.fixture(autouse=True)
 def _this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(path: Path, output: IO[bytes]) -> tuple[int, str]:
+    def serve(path: Path, module: str, output: IO[bytes]) -> tuple[int, str]:
         reader.serve(str(path), output)
         output.flush()
         return 0, ""
 
     if "other_process" not in request.fixturenames:
-        monkeypatch.setattr(reader, "run_libhdf5", serve)
-        monkeypatch.setattr(reader, "_limit_resources", lambda **limits: None)
+        monkeypatch.setattr(libhdf5, "run_libhdf5", serve)
+        monkeypatch.setattr(libhdf5, "_limit_resources", lambda **limits: None)
 
 
 def tensors(weights: StoredWeights) -> dict[str, TensorRef]:
@@ -228,17 +229,17 @@ def test_a_file_that_crashes_libhdf5_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hdf5(tmp_path / "slow.h5", {"conv": [RAMP]})
-    monkeypatch.setattr(reader, "run_libhdf5", lambda path, output: (-signal.SIGXCPU, ""))
+    monkeypatch.setattr(libhdf5, "run_libhdf5", lambda path, module, output: (-signal.SIGXCPU, ""))
     refusal(path, r"libhdf5 comes to no end with this file \(found SIGXCPU\)")
 
 
 SPINNING = f"""
-from {reader.__name__} import _limit_resources
+from {libhdf5.__name__} import _limit_resources
 _limit_resources(memory=2**27, seconds=1)
 while True: pass
 """
 GREEDY = f"""
-from {reader.__name__} import _limit_resources
+from {libhdf5.__name__} import _limit_resources
 _limit_resources(memory=2**27, seconds=10)
 bytearray(2**28)
 """

@@ -177,19 +177,38 @@ def test_torch_s_writer_may_be_destroyed_after_the_file_is_closed(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["out.pth", "out.pt", "dir.json/out.pth"])
-def test_a_suffix_that_is_known(name: str) -> None:
-    checkpoint.check_suffix(Path(name))
+@pytest.mark.parametrize(
+    ("out", "suffix"),
+    [
+        ("out.pth", ".pth"),
+        ("out.pt", ".pt"),
+        ("dir.json/out.pth", ".pth"),
+        ("out.v2.safetensors", ".safetensors"),
+        ("out.h5", ".h5"),
+        ("out/", ".safetensors"),
+        ("out.pth/", ".safetensors"),
+        ("resnext-50.v1/", ".safetensors"),
+    ],
+)
+def test_a_suffix_that_is_known(out: str, suffix: str) -> None:
+    assert checkpoint.suffix_of(out) == suffix
+
+
+def test_a_folder_that_is_there_needs_no_slash(tmp_path: Path) -> None:
+    (tmp_path / "out.v1").mkdir()
+    assert checkpoint.suffix_of(tmp_path / "out.v1") == ".safetensors"
+    (tmp_path / "out.pth").mkdir()
+    assert checkpoint.suffix_of(tmp_path / "out.pth") == ".pth"  # which cannot be written then
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("out", "no suffix"), ("out.PTH", ".PTH"), ("out.pth.gz", ".gz"), ("out.safetensors", None)]
+    ("name", "found"), [("out", "no suffix"), ("out.PTH", ".PTH"), ("out.pth.gz", ".gz"), ("out.hdf5", ".hdf5")]
 )
-def test_a_suffix_that_is_not(name: str, found: str | None) -> None:
+def test_a_suffix_that_is_not(name: str, found: str) -> None:
     with pytest.raises(UsageError, match="the suffix of the output") as error:
-        checkpoint.check_suffix(Path(name))
-    assert error.value.found == (found or Path(name).suffix)
-    assert error.value.expected == ".pth or .pt"
+        checkpoint.suffix_of(Path(name))
+    assert error.value.found == found
+    assert error.value.expected == ".pth, .pt, .safetensors, .h5, or a folder: a name that ends in /"
 
 
 # Reading
@@ -241,8 +260,9 @@ def test_a_zip_of_something_else(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no checkpoint"):
+    with pytest.raises(MissingFileError, match="no such checkpoint") as error:
         checkpoint.read(tmp_path)
+    assert error.value.file == str(tmp_path / "model.safetensors")
     with pytest.raises(MissingFileError, match="no such checkpoint"):
         checkpoint.read(tmp_path / "none.pth")
 

@@ -17,7 +17,7 @@ from single_node import ramp
 
 import resnext_convert as rc
 from resnext_convert.converter import checkpoint
-from resnext_convert.converter.errors import FormatError, InputError, MissingFileError
+from resnext_convert.converter.errors import FormatError, MissingFileError
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.module import ResNeXt
 from resnext_convert.converter.tensors import Array
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_is_a_folder(pair: tuple[Path, Path, dict[str, Any]]) 
     path, _, _ = pair
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(MissingFileError, match="no report beside the checkpoint"):
         rc.load(path)
 
 

@@ -112,7 +112,10 @@ def test_help_of_a_command(command: str, options: str) -> None:
         (("mxnet", "a", "b.pth", "--image-size", "0"), "Invalid value for '--image-size'"),
         (("mxnet", "a", "b.pth", "--epoch", "-1"), "Invalid value for '--epoch'"),
         (("mxnet", "a", "b.pth", "--top", "5"), "No such option"),
-        (("mxnet", "a", "b.h5"), "expected .pth or .pt, found .h5"),
+        (
+            ("mxnet", "a", "b.npz"),
+            "expected .pth, .pt, .safetensors, .h5, or a folder: a name that ends in /, found .npz",
+        ),
         (("mxnet", "a", "b.pth", "--report", "c.pdf"), "expected .json or .html or .xml, found .pdf"),
         (("verify", "a.pth"), "Missing argument 'SOURCE'"),
         (("verify", "a.pth", "b", "--report", "c"), "found no suffix"),

@@ -334,7 +334,7 @@ def test_without_hard_links_files_are_replaced_all_the_same(tmp_path: Path, monk
 
 def test_without_proc_a_hidden_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A nameless file could not get its name."""
-    monkeypatch.setattr(staging, "_DESCRIPTORS", tmp_path / "no-proc")
+    monkeypatch.setattr(staging, "DESCRIPTORS", tmp_path / "no-proc")
     (tmp_path / "out.pth").write_bytes(OLD)
     with StagedFile(tmp_path / "out.pth") as staged:
         staged.file.write(NEW)
