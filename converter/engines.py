@@ -39,7 +39,10 @@ class Engine:
 
 
 def _mxnet_reason(model: SourceModel) -> str | None:
-    return mxnet.available() or mxnet.cannot_read(model.origin.files["params"])
+    files = model.origin.files
+    if "symbol" not in files:
+        return "there is no symbol file to give to MXNet"
+    return mxnet.available() or mxnet.cannot_read(files["params"])
 
 
 def _run_mxnet(model: SourceModel, image: Array, outputs: Sequence[str], precision: Precision) -> dict[str, Array]:

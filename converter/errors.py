@@ -62,6 +62,10 @@ class UsageError(ConvertError):
     exit_code = 2
 
 
+class MissingFactsError(UsageError):
+    """Weights without a graph were named, and what only a graph says was not stated."""
+
+
 class InputError(ConvertError):
     """A source file cannot be used: absent, damaged, or holding values that no network can have."""
 

@@ -22,6 +22,7 @@ from resnext_convert.converter.binary import map_file
 from resnext_convert.converter.errors import (
     ConvertError,
     FormatError,
+    MissingFactsError,
     MissingFileError,
     NotResNeXtError,
     ReleaseMismatchError,
@@ -31,6 +32,7 @@ from resnext_convert.converter.findings import (
     Inspection,
     NetworkInspection,
     PairInspection,
+    ParamsInspection,
     ReportInspection,
     TensorEntry,
     inspected_file,
@@ -100,7 +102,8 @@ def _json(text: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _pair(path: Path) -> PairInspection:
+def _pair(path: Path) -> PairInspection | ParamsInspection:
+    """A pair; or the params file alone, where there is no symbol file and none is needed."""
     try:
         framework = readers.framework_of(path, readers.SourceOptions())
         model = readers.read(framework, path, readers.SourceOptions())
@@ -108,6 +111,8 @@ def _pair(path: Path) -> PairInspection:
         error.file = str(path)
         error.hint = "name the files themselves, or a folder or a prefix (models/resnext-101) with one pair of them"
         raise
+    except MissingFactsError as error:
+        return inspection_mxnet.params(Path(str(error.file)))
     warnings = list(model.origin.warnings)
     network, refusal = None, ""
     try:

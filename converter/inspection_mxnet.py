@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from resnext_convert.converter.errors import ConvertError
 from resnext_convert.converter.findings import (
     AppliedDefault,
     NodeEntry,
@@ -14,9 +15,11 @@ from resnext_convert.converter.findings import (
     inspected_file,
     tensor_entries,
 )
+from resnext_convert.converter.mxnet.description import outline
+from resnext_convert.converter.mxnet.gluon import describe
 from resnext_convert.converter.mxnet.meaning import Feed
 from resnext_convert.converter.mxnet.operators import TABLE
-from resnext_convert.converter.mxnet.params import read_params
+from resnext_convert.converter.mxnet.params import ParamsFile, read_params
 from resnext_convert.converter.mxnet.symbol import Entry, Operation, SymbolFile, Variable, read_symbol
 
 _TREACHEROUS = ("eps", "fix_gamma")
@@ -30,8 +33,22 @@ def params(path: Path) -> ParamsInspection:
         layouts=stored.layouts,
         named=stored.named,
         tensors=tensor_entries(stored.tensors.values()),
-        notes=stored.notes,
+        notes=(*stored.notes, *_by_names(stored)),
     )
+
+
+def _by_names(stored: ParamsFile) -> Iterator[str]:
+    """What the file is without its symbol file, if its names are of a scheme that is known."""
+    try:
+        description = describe(stored)
+    except ConvertError as error:
+        yield f"the names do not tell the network, its symbol file is needed: {error}"
+    else:
+        if description is not None:
+            yield (
+                f"the names tell the network ({outline(description, stored.tensors)}); without a symbol file it can be "
+                "converted with --like RELEASE, or with --bn-eps and --stem-pool"
+            )
 
 
 def symbol(path: Path) -> SymbolInspection:

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from resnext_convert.converter.errors import UsageError
+
+StemPool = Literal["3x3 max, stride 2, padding 1", "3x3 max, stride 2, size rounded up", "none"]
+"""The pooling behind the stem, in the words of `overview.pool_text`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What a graph says and the names and shapes of its tensors do not; whoever has no graph file must state it.
+
+    Attributes:
+        eps: of all normalisations.
+        stem_pool: the pooling behind the stem.
+
+    Raises:
+        UsageError: eps is no number that a normalisation can have.
+    """
+
+    eps: float
+    stem_pool: StemPool
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise UsageError("an eps that no normalisation can have", expected="0 or a small number", found=self.eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +67,7 @@ class Origin:
         framework: ``mxnet`` or ``caffe``.
         version: the framework's version that wrote the graph, as far as it says, such as ``1.9.1``.
         files: the files that were read, by what they are (``symbol``, ``params``; ``prototxt``, ``weights``,
-            ``mean``), the graph's first.
+            ``mean``), the graph's first; an MXNet network that was read from its weights alone has ``params`` only.
         input_shape: the shape (N, C, H, W) that the graph declares for its input, 0 where unknown; None: none declared.
         transform: how pixels become the input, where the files say so.
         renamed: tensors (without a prefix) that the graph has under another name, and that name.
@@ -57,5 +84,5 @@ class Origin:
 
     @property
     def graph_file(self) -> Path:
-        """The file that holds the graph: the first of ``files``."""
+        """The file that holds the graph: the first of ``files``, which is the weights where there is no other."""
         return next(iter(self.files.values()))

@@ -12,6 +12,7 @@ from resnext_convert import __version__
 from resnext_convert.converter import checkpoint, probe, readers, releases
 from resnext_convert.converter.errors import ProofError
 from resnext_convert.converter.graph import SourceModel
+from resnext_convert.converter.origin import GraphFacts
 from resnext_convert.converter.output import Output
 from resnext_convert.converter.preprocess import InputSpec, contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
@@ -50,6 +51,7 @@ def convert(
     symbol: Path | None = None,
     params: Path | None = None,
     epoch: int | None = None,
+    facts: GraphFacts | None = None,
     prototxt: Path | None = None,
     weights: Path | None = None,
     image_size: int | None = None,
@@ -69,6 +71,7 @@ def convert(
         symbol: MXNet's symbol file, where ``source`` does not say.
         params: MXNet's params file, where ``source`` does not say.
         epoch: which of several params files.
+        facts: what MXNet's weights without a symbol file do not say.
         prototxt: Caffe's prototxt, where ``source`` does not say.
         weights: Caffe's ``.caffemodel`` or ``.h5``, where ``source`` does not say.
         image_size: side of the proof's full-size image; None: as the graph declares, or 224, or what fits.
@@ -85,7 +88,7 @@ def convert(
     source = Path(source)
     output = Output(out, overwrite=overwrite)
     say("reading")
-    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
+    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, facts=facts, prototxt=prototxt, weights=weights)
     model, found, release = _understand(framework, source, options)
     arrays = assemble(found, model.tensors)
     spec = input_spec(model, found)
@@ -136,6 +139,7 @@ def verify(
     symbol: Path | None = None,
     params: Path | None = None,
     epoch: int | None = None,
+    facts: GraphFacts | None = None,
     prototxt: Path | None = None,
     weights: Path | None = None,
     image_size: int | None = None,
@@ -152,6 +156,7 @@ def verify(
         symbol: MXNet's symbol file.
         params: MXNet's params file.
         epoch: which of several params files.
+        facts: what MXNet's weights without a symbol file do not say.
         prototxt: Caffe's prototxt.
         weights: Caffe's weights.
         image_size: side of the proof's full-size image.
@@ -168,7 +173,7 @@ def verify(
     """
     checkpoint_path, source = Path(checkpoint_path), Path(source)
     say("reading")
-    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, prototxt=prototxt, weights=weights)
+    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, facts=facts, prototxt=prototxt, weights=weights)
     model, found, _ = _understand(framework or readers.framework_of(source, options), source, options)
     from resnext_convert.converter.verify import prove
 

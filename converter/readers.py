@@ -10,6 +10,7 @@ from resnext_convert.converter.caffe import source as caffe
 from resnext_convert.converter.errors import MissingFileError, UsageError
 from resnext_convert.converter.graph import SourceModel
 from resnext_convert.converter.mxnet import source as mxnet
+from resnext_convert.converter.origin import GraphFacts
 
 Framework = Literal["mxnet", "caffe"]
 
@@ -31,6 +32,7 @@ class SourceOptions:
         symbol: MXNet's graph file.
         params: MXNet's weights.
         epoch: which of several params files.
+        facts: what MXNet's weights without a graph file do not say.
         prototxt: Caffe's graph file.
         weights: Caffe's weights, ``.caffemodel`` or ``.h5``.
     """
@@ -38,13 +40,14 @@ class SourceOptions:
     symbol: Path | None = None
     params: Path | None = None
     epoch: int | None = None
+    facts: GraphFacts | None = None
     prototxt: Path | None = None
     weights: Path | None = None
 
     @property
     def mxnet(self) -> bool:
         """Whether anything is said that only an MXNet source has."""
-        return not (self.symbol is None and self.params is None and self.epoch is None)
+        return not (self.symbol is None and self.params is None and self.epoch is None and self.facts is None)
 
     @property
     def caffe(self) -> bool:
@@ -69,7 +72,9 @@ def read(framework: Framework, source: Path, options: SourceOptions) -> SourceMo
     if options.caffe if framework == "mxnet" else options.mxnet:
         raise UsageError(f"an option of another framework was given for an {framework} source", found=options)
     if framework == "mxnet":
-        return mxnet.read_source(source, symbol=options.symbol, params=options.params, epoch=options.epoch)
+        return mxnet.read_source(
+            source, symbol=options.symbol, params=options.params, epoch=options.epoch, facts=options.facts
+        )
     return caffe.read_source(source, prototxt=options.prototxt, weights=options.weights)
 
 

@@ -20,12 +20,12 @@ from pydantic.json_schema import GenerateJsonSchema
 from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import ReleaseMismatchError, UsageError
+from resnext_convert.converter.origin import StemPool
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.overview import norms, pool_text
 
 Algorithm = Literal["md5", "sha1", "sha256", "sha384"]
 Layout = Literal["gluoncv", "osmr", "simpledet"]
-StemPool = Literal["3x3 max, stride 2, padding 1", "3x3 max, stride 2, size rounded up", "none"]
 Availability = Literal["url", "by hand", "dead", "nowhere"]
 """``url``: a program can fetch it; ``by hand``: a person can, from a page; ``dead``: no address answers any more."""
 

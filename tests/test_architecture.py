@@ -33,6 +33,7 @@ UNTESTED_ALONE = {
     "converter/oracles/child.py": "how both oracles are asked: test_oracle_mxnet.py, test_oracle_opencv.py",
     "converter/lines.py": "how everything is printed: test_terminal.py",
     "converter/terminal_classes.py": "what test_classify.py reads of a classification",
+    "converter/mxnet/description.py": "records; what names become: test_mxnet_gluon.py",
     "converter/mxnet/sparse.py": "a record of a params file, so of test_mxnet_params.py and the recordings",
     "converter/origin.py": "records; what the readers put into them: test_mxnet_source.py, test_caffe_source.py",
     "converter/proof.py": "records; their one verdict is the comparison's (test_compare.py)",

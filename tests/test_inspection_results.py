@@ -190,7 +190,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         inspect(tmp_path / "absent/net")
     with pytest.raises(MissingFileError, match="no file of an MXNet or Caffe network is there"):
         inspect(tmp_path)
-    (tmp_path / "net-0000.params").touch()
+    shutil.copyfile(RECORDINGS / "1.9.1-basic/model-0000.params", tmp_path / "net-0000.params")
     with pytest.raises(MissingFileError, match="net: the symbol file is not found"):
         inspect(tmp_path / "net")
     with pytest.raises(MissingFileError, match="cannot be looked at: File name too long"):

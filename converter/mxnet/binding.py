@@ -21,7 +21,7 @@ _STATISTICS = {Role.MEAN: ("moving_mean", "running_mean"), Role.VAR: ("moving_va
 _EXAMPLES = 5  # names that a message shows of a long list
 
 
-class _Stored:
+class Stored:
     """The stored tensors by the names that a graph uses."""
 
     def __init__(self, params: ParamsFile) -> None:
@@ -82,13 +82,13 @@ def bind(symbol: SymbolFile, params: ParamsFile) -> Bound:
     Raises:
         MissingTensorError: tensors are missing, or stored under the wrong prefix; all of them are named.
     """
-    return _Binder(symbol, _Stored(params)).bind()
+    return _Binder(symbol, Stored(params)).bind()
 
 
 class _Binder:
     """The work of `bind`, with what it collects on the way."""
 
-    def __init__(self, symbol: SymbolFile, stored: _Stored) -> None:
+    def __init__(self, symbol: SymbolFile, stored: Stored) -> None:
         self._symbol = symbol
         self._stored = stored
         self._missing: dict[str, Role] = {}
@@ -238,7 +238,7 @@ class _Binder:
                 yield f"the tensor {full!r} is not used: {variable.name!r} is an input of the graph"
 
 
-def missing_error(missing: Mapping[str, Role], stored: _Stored, graph_names: Collection[str]) -> MissingTensorError:
+def missing_error(missing: Mapping[str, Role], stored: Stored, graph_names: Collection[str]) -> MissingTensorError:
     """The error that names all missing tensors, says what is there, and guesses why."""
     misplaced = {name: full for name in missing if (full := stored.anywhere(name)) is not None}
     return MissingTensorError(
@@ -259,7 +259,7 @@ def _some(names: Collection[str]) -> str:
 
 
 def _guess(
-    missing: Mapping[str, Role], misplaced: Mapping[str, str], stored: _Stored, graph_names: Collection[str]
+    missing: Mapping[str, Role], misplaced: Mapping[str, str], stored: Stored, graph_names: Collection[str]
 ) -> str:
     names = set(stored.names())
     if not stored.named:
@@ -271,7 +271,8 @@ def _guess(
     if any("." in name for name in names):
         return (
             "these are structural names (Gluon's save_parameters): they belong to the code of the network, not to "
-            "its graph; export both files together with HybridBlock.export"
+            "its graph; leave the symbol file out and put the params file where there is none, so that its names "
+            "are read (GluonCV's and gluoncv2's are known), or export both files together with HybridBlock.export"
         )
     if set(missing.values()) <= set(_STATISTICS) and not any(name.endswith(("_mean", "_var")) for name in names):
         return "the moving statistics were not saved: save aux_params too (mx.model.save_checkpoint does)"

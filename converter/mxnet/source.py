@@ -6,40 +6,73 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnext_convert.converter.errors import MissingFileError, UsageError, in_file
+from resnext_convert.converter.errors import MissingFactsError, MissingFileError, UsageError, in_file
 from resnext_convert.converter.graph import Activation, ActivationKind, Node, Pool, PoolKind, SourceModel
 from resnext_convert.converter.mxnet.attributes import parse_integers
 from resnext_convert.converter.mxnet.binding import Bound, bind
 from resnext_convert.converter.mxnet.checks import check_shapes, check_values
+from resnext_convert.converter.mxnet.description import outline
+from resnext_convert.converter.mxnet.gluon import describe
 from resnext_convert.converter.mxnet.params import read_params
 from resnext_convert.converter.mxnet.symbol import SymbolFile, read_symbol
-from resnext_convert.converter.origin import Origin
+from resnext_convert.converter.mxnet.wiring import wire
+from resnext_convert.converter.origin import GraphFacts, Origin
 
 _SYMBOL_SUFFIX = "-symbol.json"
 _EPOCH = re.compile(r"(?P<prefix>.*)-(?P<epoch>[0-9]{4,})\.params", re.DOTALL)  # mx.model.save_checkpoint: %s-%04d
 _LISTED = 12  # files that an error lists
 
 
+class _NoSymbolFileError(MissingFileError):
+    """There is no symbol file where one was looked for."""
+
+
 def read_source(
-    source: Path | None, *, symbol: Path | None = None, params: Path | None = None, epoch: int | None = None
+    source: Path | None,
+    *,
+    symbol: Path | None = None,
+    params: Path | None = None,
+    epoch: int | None = None,
+    facts: GraphFacts | None = None,
 ) -> SourceModel:
     """Reads the network that the arguments of `locate` name.
 
+    Where there is a params file and no symbol file, the network is read from the names of its tensors, if they are of a
+    scheme that `gluon` knows.
+
     Args:
-        source: a folder, a prefix or one file of the pair; None if both files are named.
+        source: a folder, a prefix or one file of the pair; None if the params file is named.
         symbol: the symbol file.
         params: the params file.
         epoch: the number in the name of the params file.
+        facts: what a params file without a symbol file does not say.
 
     Raises:
-        UsageError: the arguments contradict each other, or name nothing.
-        InputError: as `locate` and `read_pair`.
+        UsageError: the arguments contradict each other, or name nothing, or facts are stated that a symbol file says.
+        MissingFactsError: there is no symbol file, and no facts are stated.
+        InputError: as `locate`, `read_pair` and `read_alone`.
+        NotResNeXtError: as `read_alone`.
     """
     if source is None:
-        if symbol is None or params is None:
+        if params is None:
             raise UsageError("neither a source nor both of its files are named")
-        source = symbol
-    return read_pair(*locate(source, symbol=symbol, params=params, epoch=epoch))
+        source, symbol, params = (params, None, None) if symbol is None else (symbol, symbol, params)
+    try:
+        pair = locate(source, symbol=symbol, params=params, epoch=epoch)
+    except _NoSymbolFileError:
+        alone = _alone(source, params, epoch)
+        model = None if alone is None else read_alone(alone, facts)
+        if model is None:
+            raise
+        return model
+    if facts is not None:
+        raise UsageError(
+            "what the symbol file says was stated beside it",
+            file=pair[0],
+            expected="eps and the pooling of the stem for a params file without a symbol file",
+            hint="leave the statement out; or name a params file that has no symbol file beside it",
+        )
+    return read_pair(*pair)
 
 
 def read_pair(symbol: Path, params: Path) -> SourceModel:
@@ -69,6 +102,63 @@ def read_pair(symbol: Path, params: Path) -> SourceModel:
             renamed={stored.partition(":")[2] or stored: variable for variable, stored in bound.respelled.items()},
             warnings=(*stored.notes, *bound.warnings, *warnings, *_former_rules(network, bound)),
         ),
+    )
+
+
+def read_alone(params: Path, facts: GraphFacts | None) -> SourceModel | None:
+    """Reads a params file that has no symbol file: the names of its tensors tell the network.
+
+    Args:
+        params: the params file.
+        facts: eps and the pooling of the stem, which names and shapes do not tell.
+
+    Returns:
+        None where the names are of no scheme that is known.
+
+    Raises:
+        MissingFactsError: ``facts`` is None.
+        UsageError: the pooling that is stated contradicts the stem.
+        InputError: the file is damaged; tensors are missing, or have shapes that their layers cannot have.
+        NotResNeXtError: it is a backbone without a classifier, or a network with tensors that no ResNeXt has.
+    """
+    stored = read_params(params)
+    with in_file(params):
+        description = describe(stored)
+        if description is None:
+            return None
+        told = outline(description, stored.tensors)
+        if facts is None:
+            raise MissingFactsError(
+                "there is no symbol file, and the tensors do not say everything that it would",
+                expected="the eps of the normalisations and the pooling behind the stem, stated",
+                found=told,
+                hint="--like RELEASE takes both from a release of the catalogue; or state --bn-eps X (GluonCV's and "
+                "gluoncv2's have 1e-5) and --stem-pool floor, ceil or none (ceil is GluonCV's SENet-154)",
+            )
+        graph = wire(description, stored.tensors, facts)
+        check_shapes(graph, stored.tensors)
+        warnings = check_values(graph, stored.tensors)
+    return SourceModel(
+        graph=graph,
+        tensors=stored.tensors,
+        origin=Origin(
+            framework="mxnet",
+            version=None,
+            files={"params": params},
+            warnings=(
+                *stored.notes,
+                *warnings,
+                _told_warning(told, facts),
+            ),
+        ),
+    )
+
+
+def _told_warning(told: str, facts: GraphFacts) -> str:
+    return (
+        f"there is no symbol file: the graph is what the names and shapes of the tensors tell ({told}), with the "
+        f"strides of the program that has such names, and, as stated, eps {facts.eps:g} and the stem's pooling "
+        f"{facts.stem_pool!r}; the proof cannot tell whether these are right"
     )
 
 
@@ -129,10 +219,18 @@ def locate(source: Path, *, symbol: Path | None, params: Path | None, epoch: int
             params = _find_params(folder, prefix, symbol, epoch, is_folder=folder == source)
     except OSError as error:
         raise MissingFileError(f"cannot be looked at: {error.strerror or error}", file=source) from error
-    told = _EPOCH.fullmatch(params.name)
-    if epoch is not None and (told is None or int(told["epoch"]) != epoch):
-        raise UsageError("the params file is not of that epoch", expected=epoch, found=params.name)
+    _check_epoch(params, epoch)
     return symbol, params
+
+
+def _check_epoch(params: Path, epoch: int | None) -> None:
+    if epoch is not None and not _is_of_epoch(params, epoch):
+        raise UsageError("the params file is not of that epoch", expected=epoch, found=params.name)
+
+
+def _is_of_epoch(params: Path, epoch: int) -> bool:
+    told = _EPOCH.fullmatch(params.name)
+    return told is not None and int(told["epoch"]) == epoch
 
 
 def _named(source: Path, symbol: Path | None, params: Path | None) -> tuple[Path | None, Path | None]:
@@ -153,13 +251,31 @@ def _find_symbol(folder: Path, prefix: str | None, params: Path | None, *, is_fo
         found = [file for file in files if file.name.endswith(_SYMBOL_SUFFIX)]
     if len(found) == 1:
         return found[0]
-    raise MissingFileError(
+    error = MissingFileError if found else _NoSymbolFileError
+    raise error(
         "more than one symbol file could be meant" if found else "the symbol file is not found",
         file=folder,
         expected=f"{prefix or '*'}{_SYMBOL_SUFFIX}",
         found=_listed(files),
-        hint="name the symbol file (--symbol), or give its prefix as the source",
+        hint="name the symbol file (--symbol), or give its prefix as the source; weights of GluonCV, gluoncv2 and "
+        "simpledet are read without one: name the .params file itself",
     )
+
+
+def _alone(source: Path, params: Path | None, epoch: int | None) -> Path | None:
+    """The only params file that a source without a symbol file can mean; None where there is none, or several."""
+    if params is None and source.is_file():
+        params = source if source.suffix != ".json" else None
+    elif params is None:
+        folder, prefix = (source, None) if source.is_dir() else (source.parent, source.name)
+        files = [file for file in _files(folder) if file.suffix == ".params"]
+        told = [(file, _EPOCH.fullmatch(file.name)) for file in files]
+        named = [file for file, match in told if prefix in (None, match["prefix"] if match else file.stem)]
+        found = [file for file in named if epoch is None or _is_of_epoch(file, epoch)]
+        params = found[0] if len(found) == 1 else None
+    if params is not None:
+        _check_epoch(params, epoch)
+    return params
 
 
 def _find_params(folder: Path, prefix: str | None, symbol: Path, epoch: int | None, *, is_folder: bool) -> Path:
