@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from resnext_convert.converter.caffe import source as caffe
 from resnext_convert.converter.errors import MissingFileError, UsageError
@@ -13,6 +13,8 @@ from resnext_convert.converter.mxnet import source as mxnet
 from resnext_convert.converter.origin import GraphFacts
 
 Framework = Literal["mxnet", "caffe"]
+
+FRAMEWORKS: Final[tuple[Framework, ...]] = get_args(Framework)
 
 SUFFIXES: dict[str, Framework] = {
     ".json": "mxnet",
@@ -67,8 +69,8 @@ def read(framework: Framework, source: Path, options: SourceOptions) -> SourceMo
         UsageError: there is no such framework, or the options are another's.
         InputError: as the framework's ``read_source``.
     """
-    if framework not in get_args(Framework):
-        raise UsageError(f"there is no reader for {framework!r}", expected=" or ".join(get_args(Framework)))
+    if framework not in FRAMEWORKS:
+        raise UsageError(f"there is no reader for {framework!r}", expected=" or ".join(FRAMEWORKS))
     if options.caffe if framework == "mxnet" else options.mxnet:
         raise UsageError(f"an option of another framework was given for an {framework} source", found=options)
     if framework == "mxnet":

@@ -56,7 +56,9 @@ def list_releases(framework: Framework = None, as_json: Json = False) -> None:
     with ending():
         found = releases.of_framework(framework)
     if as_json:
-        print_json(releases.to_json(found))
+        from resnext_convert.converter import release_schema
+
+        print_json(release_schema.to_json(found))
         return
     from resnext_convert.converter import terminal_releases
 
@@ -75,7 +77,9 @@ def show(name: Name, framework: Framework = None, as_json: Json = False) -> None
     with ending():
         found = releases.find(name, framework)
     if as_json:
-        print_json(releases.to_json(found))
+        from resnext_convert.converter import release_schema
+
+        print_json(release_schema.to_json(found))
         return
     from resnext_convert.converter import terminal_releases
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
-
-from pydantic import TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema
+from typing import Final, Literal, get_args
 
 from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.domain import InputDomain
@@ -220,6 +215,20 @@ def find(name: str, framework: str | None = None) -> Release:
     Raises:
         UsageError: no release has the name, or an alias is that of several.
     """
+    found = called(name, framework)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"several releases are called {name!r}",
+            expected=" or ".join(release.name for release in found),
+            hint=f"say which one; `{LIST}` shows all",
+        )
+    raise _unknown(name, framework, of_framework(framework))
+
+
+def called(name: str, framework: str | None = None) -> tuple[Release, ...]:
+    """The releases that a name may mean, as `find` looks for them: of the first kind of name that any release has."""
     releases = of_framework(framework)
     wanted = name.casefold()
     for found in (
@@ -228,15 +237,9 @@ def find(name: str, framework: str | None = None) -> Release:
         [release for release in releases if wanted == release.name.casefold()],
         [release for release in releases if wanted in map(str.casefold, release.aliases)],
     ):
-        if len(found) == 1:
-            return found[0]
         if found:
-            raise UsageError(
-                f"several releases are called {name!r}",
-                expected=" or ".join(release.name for release in found),
-                hint=f"say which one; `{LIST}` shows all",
-            )
-    raise _unknown(name, framework, releases)
+            return tuple(found)
+    return ()
 
 
 def _unknown(name: str, framework: str | None, releases: Iterable[Release]) -> UsageError:
@@ -265,14 +268,23 @@ def candidates(source: Path, framework: str) -> tuple[Release, ...]:
     Publishers share names, so there may be several: `check` says which of them the network fits, and
     `release_identity.identify` which of them the files are. A file or a folder names none.
     """
-    if source.is_file() or source.is_dir():
-        return ()
-    return tuple(release for release in of_framework(framework) if source.name in _local_names(release))
+    return () if source.is_file() or source.is_dir() else sharing(source.name, framework)
+
+
+def sharing(prefix: str, framework: str) -> tuple[Release, ...]:
+    """The releases whose files have a prefix, or whose name without the publisher it is."""
+    return tuple(release for release in of_framework(framework) if prefix in _local_names(release))
+
+
+def prefix_of(file_name: str) -> str:
+    """What the name of a source file begins with: ``resnext-101`` of ``resnext-101-symbol.json``; empty for others."""
+    match = _PREFIX.fullmatch(file_name)
+    return match["prefix"] if match else ""
 
 
 def _local_names(release: Release) -> set[str]:
     found = {release.bare_name, *(alias for alias in release.aliases if "/" not in alias)}
-    return found | {match["prefix"] for file in release.files if (match := _PREFIX.fullmatch(file.name))}
+    return found | {prefix for file in release.files if (prefix := prefix_of(file.name))}
 
 
 # --- what it must turn out to be -------------------------------------------------------------------------------------
@@ -358,41 +370,3 @@ def _data_norm(normalised: bool) -> str:
 
 def _classes(number: int) -> str:
     return f"{number:,} classes"
-
-
-# --- as JSON ----------------------------------------------------------------------------------------------------------
-
-
-def to_json(releases: Release | tuple[Release, ...]) -> bytes:
-    """One release, or several as a list, as the schema's ``Release`` says."""
-    kind: Any = Release if isinstance(releases, Release) else tuple[Release, ...]
-    return TypeAdapter[Any](kind).dump_json(releases, indent=1) + b"\n"
-
-
-class _Schema(GenerateJsonSchema):
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
-def schema() -> bytes:
-    """The JSON Schema of ``schemas/releases.toml``; ``schemas/releases.schema.json`` holds it."""
-    made = TypeAdapter(_Document).json_schema(schema_generator=_Schema)
-    for definition in (made, *made["$defs"].values()):
-        definition["additionalProperties"] = False
-        definition.pop("description", None)  # the docstring, which pydantic puts here since 2.13
-        definition.pop("title", None)
-    heading = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "releases.toml",
-        "description": "The published releases; the dataclasses of converter/releases.py say what each key means.",
-    }
-    return (json.dumps(heading | made, indent=1, sort_keys=True) + "\n").encode()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Document:
-    release: tuple[Release, ...]
-
-
-if __name__ == "__main__":  # python -m resnext_convert.converter.releases > schemas/releases.schema.json
-    sys.stdout.buffer.write(schema())

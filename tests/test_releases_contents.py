@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from repository import ROOT
 
-from resnext_convert.converter import releases
+from resnext_convert.converter import release_schema
 from resnext_convert.converter.releases import Checksum, Release, ReleaseFile, catalogue, find
 
 SCHEMA = ROOT / "schemas/releases.schema.json"
@@ -116,7 +116,9 @@ def test_the_toml_is_what_its_schema_says() -> None:
 
 def test_the_schema_in_the_repository_is_that_of_the_types() -> None:
     made = SCHEMA.read_bytes()
-    assert releases.schema() == made, "python -m resnext_convert.converter.releases > schemas/releases.schema.json"
+    assert release_schema.schema() == made, (
+        "python -m resnext_convert.converter.release_schema > schemas/releases.schema.json"
+    )
 
 
 def test_no_name_is_an_alias_of_the_same_release_or_given_twice() -> None:
