@@ -66,6 +66,10 @@ class MissingFactsError(UsageError):
     """Weights without a graph were named, and what only a graph says was not stated."""
 
 
+class PrecisionError(UsageError):
+    """The precision that was asked for cannot hold a value of the network."""
+
+
 class InputError(ConvertError):
     """A source file cannot be used: absent, damaged, or holding values that no network can have."""
 

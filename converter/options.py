@@ -18,6 +18,14 @@ class OracleOption(enum.StrEnum):
     OPENCV = "opencv"
 
 
+class PrecisionOption(enum.StrEnum):
+    """What weights can be rounded to."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -78,6 +86,15 @@ EpochOption = Annotated[
         metavar="N",
         min=0,
         help="Take PREFIX-000N.params. Needed only where there are several.",
+    ),
+]
+DtypeOption = Annotated[
+    PrecisionOption | None,
+    typer.Option(
+        "--dtype",
+        help="Round all weights to this precision, to nearest. Default: exact, in float32 where that loses nothing. "
+        "The exact weights are proven, then that those written are their rounding.",
+        show_default=False,
     ),
 ]
 ImageSizeOption = Annotated[

@@ -32,6 +32,7 @@ class Output:
     Args:
         out: as the user wrote it: ``out.pth``; ``out/``, or a folder that is there.
         overwrite: whether files that are there may be replaced.
+        dtype: of the tensors, where it is known already.
 
     Attributes:
         path: without the slash.
@@ -39,11 +40,11 @@ class Output:
         name: the checkpoint's.
 
     Raises:
-        UsageError: no format has the suffix of ``out``.
+        UsageError: no format has the suffix of ``out``, or it has no such ``dtype``.
     """
 
-    def __init__(self, out: Path | str, *, overwrite: bool = True) -> None:
-        self.suffix = checkpoint.suffix_of(out)
+    def __init__(self, out: Path | str, *, overwrite: bool = True, dtype: str | None = None) -> None:
+        self.suffix = checkpoint.suffix_of(out, dtype)
         self.path = Path(out)
         self._overwrite = overwrite
         self._is_folder = checkpoint.is_folder(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,9 @@ from resnext_convert.converter.report import (
 )
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.match import Match, match
+from resnext_convert.converter.resnext.precision import Precision, cast
 from resnext_convert.converter.resnext.state_dict import assemble, dtype_note
+from resnext_convert.converter.tensors import Array
 
 if TYPE_CHECKING:  # a conversion that is not proven does without torch, unless it writes .pth
     import torch
@@ -54,6 +56,7 @@ def convert(
     facts: GraphFacts | None = None,
     prototxt: Path | None = None,
     weights: Path | None = None,
+    dtype: Precision | None = None,
     image_size: int | None = None,
     verify: bool = True,
     oracle: Oracle = "auto",
@@ -74,6 +77,8 @@ def convert(
         facts: what MXNet's weights without a symbol file do not say.
         prototxt: Caffe's prototxt, where ``source`` does not say.
         weights: Caffe's ``.caffemodel`` or ``.h5``, where ``source`` does not say.
+        dtype: what all weights are rounded to, ``float16``, ``bfloat16`` or ``float32``; None: exact, float32 where
+            that loses nothing. The exact ones are proven then, and the rounded ones shown to be their rounding.
         image_size: side of the proof's full-size image; None: as the graph declares, or 224, or what fits.
         verify: whether to prove the result. Without it nothing is known but that the shapes fit.
         oracle: ``auto`` asks MXNet or OpenCV, whichever reads the source, if it is installed and can be asked;
@@ -86,11 +91,13 @@ def convert(
         ConvertError: see its classes; each has the exit code of the command line. Nothing was written then.
     """
     source = Path(source)
-    output = Output(out, overwrite=overwrite)
+    output = Output(out, overwrite=overwrite, dtype=dtype)
     say("reading")
     options = SourceOptions(symbol=symbol, params=params, epoch=epoch, facts=facts, prototxt=prototxt, weights=weights)
     model, found, release = _understand(framework, source, options)
-    arrays = assemble(found, model.tensors)
+    exact = assemble(found, model.tensors)
+    rounded = cast(exact, dtype) if dtype else None
+    arrays = rounded.arrays if rounded else exact
     spec = input_spec(model, found)
     with output:
         say("writing")
@@ -100,9 +107,19 @@ def convert(
         if verify:
             from resnext_convert.converter.verify import prove
 
-            state = checkpoint.read(written)
-            proof = prove(model, found, state, spec, image_size=image_size, oracle=oracle, golden=golden, say=say)
-            del state
+            state, published = _proven(checkpoint.read(written), exact if rounded else None)
+            proof = prove(
+                model,
+                found,
+                state,
+                spec,
+                published=published,
+                image_size=image_size,
+                oracle=oracle,
+                golden=golden,
+                say=say,
+            )
+            del state, published
         report = ConversionReport(
             schema_version=SCHEMA_VERSION,
             tool=f"resnext-convert {__version__}",
@@ -116,7 +133,7 @@ def convert(
             config=found.config,
             target=TARGET,
             dtype=str(arrays["conv1.weight" if "conv1.weight" in arrays else "conv1.0.weight"].dtype),
-            dtype_note=dtype_note(arrays),
+            dtype_note=rounded.note if rounded else dtype_note(arrays),
             output=_record("checkpoint", written, output.name),
             preprocessing=spec,
             class_order=None,
@@ -186,11 +203,14 @@ def verify(
             expected=f"the {len(found.bindings)} keys of {found.config.summary}",
             found=f"{len(problems)} differences",
         )
+    exact = assemble(found, model.tensors)
+    state, published = _proven(state, exact if _is_rounded(state, exact) else None)
     proof = prove(
         model,
         found,
         state,
         input_spec(model, found),
+        published=published,
         image_size=image_size,
         oracle=oracle,
         golden=golden,
@@ -210,7 +230,12 @@ class ProofFailedError(ProofError):
         assert proof is not None
         super().__init__(
             f"the converted network does not compute what the source computes: {proof.failure}",
-            hint="nothing was written; this is a defect of the converter or of the files: please report it",
+            hint="nothing was written; "
+            + (
+                "take a wider --dtype, or none"
+                if proof.rounding and not proof.rounding.wrong and not proof.rounding.passed
+                else "this is a defect of the converter or of the files: please report it"
+            ),
         )
         self.report = report
 
@@ -223,6 +248,27 @@ def _understand(
     possible = () if options.names_files else releases.candidates(source, framework)
     fitting = releases.check(possible, found.config, source)
     return model, found, fitting[0] if len(fitting) == 1 else None
+
+
+def _proven(
+    state: dict[str, torch.Tensor], exact: Mapping[str, Array] | None
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+    """The state dict that is proven, and the one that is its rounding, if ``exact`` says that there are two."""
+    if exact is None:
+        return state, None
+    from resnext_convert.converter.torch_checkpoint import tensors_of
+
+    return tensors_of(exact), state
+
+
+def _is_rounded(state: Mapping[str, torch.Tensor], exact: Mapping[str, Array]) -> bool:
+    """Whether a checkpoint has one precision, which is lower than that of some exact tensor."""
+    from resnext_convert.converter.rounding import precision_of
+
+    dtype = precision_of(state)
+    return dtype is not None and any(
+        array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize for array in exact.values()
+    )
 
 
 def _metadata(found: Match, spec: InputSpec) -> dict[str, str]:

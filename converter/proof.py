@@ -63,6 +63,38 @@ class EngineResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundingRecord:
+    """What was found about weights that were rounded to a lower precision, on purpose.
+
+    Attributes:
+        dtype: the precision.
+        tensors: how many tensors were compared with the rounding of the exact ones.
+        wrong: the first that is not its rounding to the nearest value; empty where all are.
+        layers: convolutions and fully connected layers on the longest path.
+        bound: the largest difference that passes, of peak: ``layers`` times the unit roundoff.
+        worst: the largest difference of the rounded weights, run in float64, from the reference.
+        subnormal: values that are subnormal.
+        zero: values that became 0.
+        flat: running variances among those.
+    """
+
+    dtype: str
+    tensors: int
+    wrong: str
+    layers: int
+    bound: float
+    worst: TensorDiff
+    subnormal: int
+    zero: int
+    flat: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every tensor is the rounding of the exact one, and the outputs are within the bound."""
+        return not self.wrong and self.worst.within(self.bound)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
     """The whole proof.
 
@@ -79,6 +111,8 @@ class VerificationReport:
         oracle: the original framework's verdict.
         golden: the recordings that the user gave.
         seconds: wall time of the comparison in float64.
+        rounding: where the weights were rounded: all of the above is about the exact ones then, and this about those
+            that were written.
         files: what was compared, where no report of a conversion around this one says it.
     """
 
@@ -93,4 +127,5 @@ class VerificationReport:
     oracle: EngineResult
     golden: tuple[OriginalDiff, ...]
     seconds: float
+    rounding: RoundingRecord | None = None
     files: tuple[FileRecord, ...] = ()

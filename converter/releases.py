@@ -190,6 +190,8 @@ class Release:
 @cache
 def catalogue() -> tuple[Release, ...]:
     """All releases of ``schemas/releases.toml``."""
+    from pydantic import TypeAdapter  # here, because the types alone do not need it
+
     text = resources.files("resnext_convert.schemas").joinpath("releases.toml").read_text(encoding="utf-8")
     return TypeAdapter(tuple[Release, ...]).validate_python(tomllib.loads(text)["release"])
 

@@ -188,7 +188,7 @@ def schema() -> bytes:
             continue
         definition["additionalProperties"] = False
         definition.pop("description", None)  # the docstring, which pydantic puts here since 2.13
-        if name in {"TensorDiff", "EngineResult", "OriginalDiff", "VerificationReport"}:
+        if name in {"TensorDiff", "EngineResult", "OriginalDiff", "RoundingRecord", "VerificationReport"}:
             _allow_null(definition["properties"])
     # Said here, because older releases of pydantic make a constant a list of choices as well.
     made["$defs"]["ConversionReport"]["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
@@ -259,6 +259,10 @@ def _cases(proof: VerificationReport) -> Iterator[_Case]:
     for result in proof.inputs:
         name = f"{result.name} ({shape_text(result.shape)})"
         yield _compared(name, "float64", result.worst, proof.gate)._replace(seconds=result.seconds)
+    if rounding := proof.rounding:
+        said = f"{rounding.wrong} is not the nearest {rounding.dtype} to the proven values" if rounding.wrong else ""
+        yield _Case(f"{rounding.tensors} tensors are the nearest {rounding.dtype}", "rounding", failure=said)
+        yield _compared(f"the weights in {rounding.dtype}", "rounding", rounding.worst, rounding.bound)
     yield _Case(proof.float32.name, "float32", said=f"{proof.float32}, for information")
     engine = proof.oracle
     if engine.passed is None:
@@ -349,6 +353,9 @@ def _bars(proof: VerificationReport) -> Iterator[Bar]:
     for result in proof.inputs:
         detail = f"{shape_text(result.shape)}, {counted(result.compared, 'comparison')}, worst at {result.worst.name}"
         yield Bar(result.name, detail, result.worst.max_of_peak, proof.gate, result.worst.within(proof.gate))
+    if rounding := proof.rounding:
+        detail = f"the rounded weights, run in float64, worst at {rounding.worst.name}"
+        yield Bar(rounding.dtype, detail, rounding.worst.max_of_peak, rounding.bound, rounding.passed)
     yield Bar("float32", proof.float32.name, proof.float32.max_of_peak, None, None)
 
 

@@ -158,6 +158,17 @@ def _proof(proof: VerificationReport, *, verbose: bool) -> Iterator[str]:
         for result in proof.inputs
     ]
     yield from _table(rows, right=(2, 3))
+    if rounding := proof.rounding:
+        verb = (
+            f"{rounding.wrong} is NOT the nearest"
+            if rounding.wrong
+            else f"all {rounding.tensors} tensors are the nearest"
+        )
+        yield _row(
+            "rounding", f"{verb} {rounding.dtype}; {rounding.subnormal:,} values subnormal, {rounding.zero:,} now 0"
+        )
+        distance = f"{figure(rounding.worst.max_of_peak)} of peak at {rounding.worst.name}"
+        yield _row(rounding.dtype, f"{distance}; {figure(rounding.bound)} would pass ({rounding.layers} layers)")
     yield _row("float32", f"{figure(proof.float32.max_of_peak)} of peak from the float64 reference (rounding)")
     yield from _engine(proof.oracle)
     for recording in proof.golden:

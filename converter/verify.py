@@ -26,6 +26,7 @@ from resnext_convert.converter.proof import EngineResult, InputResult, OriginalD
 from resnext_convert.converter.reference import ReferenceExecutor
 from resnext_convert.converter.resnext.fold import Folded, faithful
 from resnext_convert.converter.resnext.match import Match, as_rows
+from resnext_convert.converter.rounding import Rounded
 from resnext_convert.converter.runner import ModuleRunner, State
 from resnext_convert.converter.tensors import Array
 
@@ -69,6 +70,7 @@ def prove(
     spec: InputSpec,
     *,
     folded: Folded | None = None,
+    published: State | None = None,
     image_size: int | None = None,
     oracle: Oracle = "auto",
     golden: Path | None = None,
@@ -79,10 +81,11 @@ def prove(
     Args:
         model: the source as read.
         match: what it was recognised as; says which activation belongs to which module.
-        state: the state dict that was written, read back.
+        state: the state dict that was written, read back; or, where that was rounded, the exact one.
         spec: the distribution to draw inputs from.
         folded: how a stock model computes the network, if the state dict is that of one. The images are then RGB in
             [0, 1], and each side prepares them as it wants them.
+        published: the rounded state dict that was written, read back; None: it was not rounded.
         image_size: side of the structured image; None: what the graph declares, or 224, or what fits.
         oracle: ``auto`` (the framework's engine if it can be asked), ``mxnet`` or ``opencv`` (demanded), ``none``.
         golden: a ``.npz`` of recordings: ``in:NAME``, and ``out:NAME`` (float32) or ``ref64:NAME`` (float64).
@@ -99,6 +102,7 @@ def prove(
     folded = folded or faithful(match, {})
     sides = _Sides(model, match, state, folded)
     inputs = probe.probes(match.config, PIXELS if folded.domain else spec, size)
+    rounded = Rounded(match, folded, state, published) if published is not None else None
     started = time.perf_counter()
     results: list[InputResult] = []
     logits: list[Array] = []
@@ -108,6 +112,8 @@ def prove(
         begun = time.perf_counter()
         pairs = sides.run(item.image, match.blocks)
         diffs = [compare(name, *pair) for name, pair in pairs.items()]
+        if rounded:
+            rounded.compare(item.image, pairs)
         result = InputResult(
             name=item.name,
             shape=item.image.shape,
@@ -141,6 +147,7 @@ def prove(
         oracle=engine,
         golden=_compare_golden(golden, match, sides, tolerances) if golden else (),
         seconds=round(seconds, 3),
+        rounding=rounded.record() if rounded else None,
     )
     failure = _failure(report)
     return replace(report, passed=not failure, failure=failure)
@@ -190,6 +197,12 @@ def _failure(report: VerificationReport) -> str:
         return f"first divergence at {report.first_divergence}; {report.gate:.0e} would pass"
     if report.sensitivity < SENSITIVITY:
         return f"the logits vary by {report.sensitivity:.1e} of peak between inputs, so equal ones prove nothing"
+    if (rounding := report.rounding) and not rounding.passed:
+        return (
+            f"{rounding.wrong} is not the nearest {rounding.dtype} to the proven values"
+            if rounding.wrong
+            else f"in {rounding.dtype}, the weights are too far off: {rounding.worst}; {rounding.bound:.1e} would pass"
+        )
     for original in (*report.golden, *report.oracle.diffs):
         if not original.passed:
             return (

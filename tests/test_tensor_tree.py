@@ -173,12 +173,14 @@ def test_a_file_that_is_cut_off(tree: Path, share: float) -> None:
 
 
 def test_any_byte_may_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file in some hundreds brings libhdf5 to no end; 10 s for each would be long."""
+    monkeypatch.setattr(libhdf5, "_SECONDS", 1)
     worker = Worker(tmp_path, tensor_tree.serve)
     monkeypatch.setattr(libhdf5, "run_libhdf5", worker)
     rng, whole = random.Random(1), written()
     path = tmp_path / "spoiled.h5"
     refused = 0
-    for _ in range(3000):
+    for _ in range(1000):
         path.write_bytes(mutate(whole, rng, [whole]))
         try:
             for tensor in tensor_tree.read(path).tensors.values():
@@ -186,4 +188,4 @@ def test_any_byte_may_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         except ConvertError:
             refused += 1
     worker.stop()
-    assert 500 < refused < 3000
+    assert 500 < refused < 1000
