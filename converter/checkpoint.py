@@ -18,8 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from resnext_convert.converter import safetensors_file, tensor_tree
 from resnext_convert.converter.errors import FormatError, InputError, MissingFileError, UsageError, WriteError
 from resnext_convert.converter.libhdf5 import MAGIC as HDF5
-from resnext_convert.converter.report import FOLDER_MODEL, report_path
+from resnext_convert.converter.records import FOLDER_MODEL, report_path
 from resnext_convert.converter.resnext.config import ResNeXtConfig
+from resnext_convert.converter.resnext.stock import legacy_key
 from resnext_convert.converter.staging import HINTS
 from resnext_convert.converter.tensors import Array
 
@@ -191,6 +192,9 @@ def load(path: Path | str) -> ResNeXt:
             hint="convert again, or put the report that was written with it back",
         )
     state = read(path)
+    if isinstance(stock := report.get("stock"), dict) and stock.get("legacy"):
+        ours = {legacy_key(key, config): key for key in config.state_shapes()}
+        state = {ours.get(key, key): value for key, value in state.items()}
     try:
         module = build(config, state)
         return module.to(module.get_parameter("fc.weight").dtype)

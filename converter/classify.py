@@ -19,7 +19,8 @@ from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import ConvertError, FormatError, InputError, MissingFileError, UsageError
 from resnext_convert.converter.images import Geometry
 from resnext_convert.converter.preprocess import InputSpec, Reading, contradictions
-from resnext_convert.converter.report import encode, report_path
+from resnext_convert.converter.records import report_path
+from resnext_convert.converter.report import encode
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 
 
@@ -169,11 +170,14 @@ def _sidecar(path: Path) -> _Sidecar:
     report = checkpoint.read_report(path)
     config = checkpoint.read_config(report, path)
     spec: InputSpec = _stored(report, "preprocessing", InputSpec, path)
+    # Statistics and files speak of the source network; a stock model may be fed otherwise.
+    spec = replace(spec, reading=None, transform=None) if report.get("stock") else spec
+    spec = replace(spec, declared=_stored(report, "domain", InputDomain | None, path))
     if (known := spec.declared) and not (all(map(math.isfinite, (*known.mean, *known.std))) and all(known.std)):
         raise FormatError(
             "the report is damaged: its preparation of images is none",
             file=path,
-            place="preprocessing.declared",
+            place="domain",
             found=known.text,
         )
     return _Sidecar(config, spec, _stored(report, "class_order", ClassOrder | None, path))

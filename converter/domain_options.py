@@ -67,6 +67,15 @@ ClassOrderChoice = Annotated[
         help="The order of the network's classes. imagenet-2012 begins with tench, imagenet-2015 with kit fox.",
     ),
 ]
+SourceClassOrder = Annotated[
+    ClassOrderOption | None,
+    typer.Option(
+        "--source-class-order",
+        help="The order of the source's classes, where no release says it. imagenet-2012 begins with tench, "
+        "imagenet-2015 with kit fox.",
+        show_default=False,
+    ),
+]
 Labels = Annotated[
     Path | None,
     typer.Option("--labels", metavar="FILE", help="The names of the network's classes in their order, one a line."),

@@ -1,10 +1,11 @@
-"""How a command ends: what is printed of its errors, and the exit code."""
+"""How a command talks and how it ends: what it shows meanwhile, what is printed of its errors, and the exit code."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import typer
 
@@ -29,6 +30,30 @@ def ending() -> Iterator[None]:
         yield
     except ConvertError as error:
         end([error])
+
+
+@contextlib.contextmanager
+def talking(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Shows what is being done (on a terminal only), and turns an error into its message and its exit code."""
+    with ending():
+        if quiet or not sys.stderr.isatty():
+            yield lambda message: None
+        else:
+            from resnext_convert.converter.terminal import progress
+
+            with progress() as say:
+                yield say
+
+
+def watching(
+    quiet: bool,
+) -> AbstractContextManager[tuple[Callable[[str, int, int | None], None], Callable[[str], None]]]:
+    """Shows how far files are that are fetched, and what is said about them."""
+    if quiet:
+        return contextlib.nullcontext((lambda name, done, total: None, lambda message: None))
+    from resnext_convert.converter.terminal_fetch import fetching
+
+    return fetching()
 
 
 def print_json(text: bytes) -> None:

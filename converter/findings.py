@@ -11,7 +11,7 @@ from typing import Literal
 from resnext_convert.converter.binary import map_file
 from resnext_convert.converter.preprocess import InputSpec
 from resnext_convert.converter.proof import FileRecord
-from resnext_convert.converter.report import SourceRecord, Verdict
+from resnext_convert.converter.records import SourceRecord, Verdict
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.resnext.ledger import Binding, Ignored
 from resnext_convert.converter.tensors import TensorRef

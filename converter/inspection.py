@@ -41,7 +41,8 @@ from resnext_convert.converter.findings import (
 from resnext_convert.converter.libhdf5 import MAGIC
 from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord
-from resnext_convert.converter.report import FOLDER_MODEL, SourceRecord, encode, report_path
+from resnext_convert.converter.records import FOLDER_MODEL, SourceRecord, report_path
+from resnext_convert.converter.report import encode
 from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.safetensors_file import is_safetensors
 from resnext_convert.converter.torch_zip import StoredTensor, is_checkpoint, read_state

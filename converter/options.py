@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from resnext_convert.converter.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnext_convert.converter.origin import GraphFacts, StemPool
 
 
 class OracleOption(enum.StrEnum):
@@ -26,11 +31,35 @@ class PrecisionOption(enum.StrEnum):
     FLOAT32 = "float32"
 
 
+class TargetChoice(enum.StrEnum):
+    """The targets of `targets.TargetName`."""
+
+    REFERENCE = "reference"
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+
+
+class WantedOrderChoice(enum.StrEnum):
+    """The orders of `targets.WantedOrder`."""
+
+    SOURCE = "source"
+    IMAGENET_2012 = "imagenet-2012"
+
+
+class StemPoolChoice(enum.StrEnum):
+    """The poolings behind a stem that networks published without a graph have."""
+
+    FLOOR = "floor"
+    CEIL = "ceil"
+    NONE = "none"
+
+
 Source = Annotated[
-    Path,
+    str,  # a path, or the name of a release
     typer.Argument(
         metavar="SOURCE",
-        help="The network: a folder with one pair of files, a prefix (models/resnext-101), or one of the files.",
+        help="The network: a folder with one pair of files, a prefix (models/resnext-101), one of the files; or, where "
+        "no such file is here, the name of a published release (see `releases list`).",
         show_default=False,
     ),
 ]
@@ -64,6 +93,50 @@ TopOption = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How m
 SymbolOption = Annotated[
     Path | None,
     typer.Option("--symbol", metavar="FILE", help="MXNet's symbol file. Default: the one that SOURCE names."),
+]
+LikeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="RELEASE",
+        help="For a params file without a symbol file: take eps and the stem's pooling from this release.",
+    ),
+]
+EpsOption = Annotated[
+    float | None,
+    typer.Option("--bn-eps", metavar="X", min=0.0, help="Likewise, instead of --like: the eps of all normalisations."),
+]
+StemPoolOption = Annotated[
+    StemPoolChoice | None,
+    typer.Option(
+        "--stem-pool",
+        help="Likewise: 3x3 max of stride 2 with padding 1 (floor), without padding and rounded up (ceil), or none.",
+    ),
+]
+TargetOption = Annotated[
+    TargetChoice,
+    typer.Option(
+        "--target",
+        help="reference: the network as it is, same input, same classes. torchvision, timm: weights that load into "
+        "their stock model with strict=True and compute the same, for RGB in [0, 1], normalised as the report says.",
+    ),
+]
+TargetOrToldOption = Annotated[
+    TargetChoice | None,
+    typer.Option(
+        "--target",
+        help="What the checkpoint is for. Default: as the report beside it says, else reference.",
+        show_default=False,
+    ),
+]
+ClassOrderOption = Annotated[
+    WantedOrderChoice | None,
+    typer.Option(
+        "--class-order",
+        help="The order of classes that goes out. Default: source; for torchvision and timm imagenet-2012, if there "
+        "are 1000 classes.",
+        show_default=False,
+    ),
 ]
 ParamsOption = Annotated[
     Path | None,
@@ -143,3 +216,26 @@ VerifyOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite/--no-overwrite", help="Replace OUT if it is there, once proven; or refuse to.")
 ]
+
+
+def stated_facts(eps: float | None, stem_pool: StemPoolChoice | None) -> GraphFacts | None:
+    """What ``--bn-eps`` and ``--stem-pool`` say; None where they say nothing.
+
+    Raises:
+        UsageError: one was given without the other.
+    """
+    if eps is None and stem_pool is None:
+        return None
+    if eps is None or stem_pool is None:
+        raise UsageError(
+            "half of what a params file without a symbol file does not say was stated",
+            expected="--bn-eps and --stem-pool, or --like",
+        )
+    from resnext_convert.converter.origin import GraphFacts
+
+    pools: dict[StemPoolChoice, StemPool] = {
+        StemPoolChoice.FLOOR: "3x3 max, stride 2, padding 1",
+        StemPoolChoice.CEIL: "3x3 max, stride 2, size rounded up",
+        StemPoolChoice.NONE: "none",
+    }
+    return GraphFacts(eps=eps, stem_pool=pools[stem_pool])

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from resnext_convert.converter import checkpoint
 from resnext_convert.converter.errors import WriteError, in_file
-from resnext_convert.converter.report import FOLDER_MODEL, FOLDER_REPORT, report_path
+from resnext_convert.converter.records import FOLDER_MODEL, FOLDER_REPORT, report_path
 from resnext_convert.converter.staging import StagedFile, commit, hidden_name, signals_held_back, sync_folder, writing
 from resnext_convert.converter.tensors import Array
 
@@ -36,6 +36,7 @@ class Output:
 
     Attributes:
         path: without the slash.
+        is_folder: whether it is a folder of the hub's form.
         suffix: of the checkpoint, a key of `checkpoint.FORMATS`.
         name: the checkpoint's.
 
@@ -47,14 +48,14 @@ class Output:
         self.suffix = checkpoint.suffix_of(out, dtype)
         self.path = Path(out)
         self._overwrite = overwrite
-        self._is_folder = checkpoint.is_folder(out)
+        self.is_folder = checkpoint.is_folder(out)
         self._hidden: Path | None = None
         self._stack = contextlib.ExitStack()
-        self.name = FOLDER_MODEL if self._is_folder else self.path.name
+        self.name = FOLDER_MODEL if self.is_folder else self.path.name
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            if self._is_folder:
+            if self.is_folder:
                 self._check_folder()
                 self._model, self._report, self._config = (
                     stack.enter_context(self._inside(name)) for name in (FOLDER_MODEL, FOLDER_REPORT, CONFIG)
@@ -100,7 +101,7 @@ class Output:
         """
         with in_file(self._model.shown):
             checkpoint.write(arrays, self._model.file, self.suffix, metadata)
-        if self._is_folder:
+        if self.is_folder:
             with writing(self._config.shown):
                 self._config.file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -117,7 +118,7 @@ class Output:
         """
         with writing(self._report.shown):
             self._report.file.write(report)
-        files = [self._report, *([self._config] if self._is_folder else []), self._model]
+        files = [self._report, *([self._config] if self.is_folder else []), self._model]
         if self._hidden is None:
             commit(files)
             return

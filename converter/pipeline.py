@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+from pydantic import TypeAdapter, ValidationError
 
 from resnext_convert import __version__
-from resnext_convert.converter import checkpoint, probe, readers, releases
-from resnext_convert.converter.errors import ProofError
-from resnext_convert.converter.graph import SourceModel
-from resnext_convert.converter.origin import GraphFacts
+from resnext_convert.converter import checkpoint, probe, sources, targets
+from resnext_convert.converter.classes import ClassOrder
+from resnext_convert.converter.domain import InputDomain
+from resnext_convert.converter.errors import ConvertError, ProofError, UsageError
+from resnext_convert.converter.hub import hub_config, metadata
 from resnext_convert.converter.output import Output
-from resnext_convert.converter.preprocess import InputSpec, contradictions, input_spec
+from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
-from resnext_convert.converter.readers import Framework, SourceOptions
-from resnext_convert.converter.report import (
+from resnext_convert.converter.readers import Framework
+from resnext_convert.converter.records import (
     FOLDER_MODEL,
     SCHEMA_VERSION,
     ConversionReport,
     SourceRecord,
-    encode,
-    to_json,
+    StockRecord,
+    report_path,
 )
-from resnext_convert.converter.resnext.config import ResNeXtConfig
-from resnext_convert.converter.resnext.match import Match, match
+from resnext_convert.converter.remarks import remarks
+from resnext_convert.converter.report import to_json
 from resnext_convert.converter.resnext.precision import Precision, cast
 from resnext_convert.converter.resnext.state_dict import assemble, dtype_note
+from resnext_convert.converter.sources import Located, Source, SourceArguments
+from resnext_convert.converter.targets import Target, TargetName, WantedOrder
 from resnext_convert.converter.tensors import Array
 
 if TYPE_CHECKING:  # a conversion that is not proven does without torch, unless it writes .pth
     import torch
 
     from resnext_convert.converter.verify import Oracle
-
-TARGET = "reference"
 
 Say = Callable[[str], None]
 
@@ -47,15 +50,11 @@ def silent(message: str) -> None:
 
 def convert(
     framework: Framework,
-    source: Path | str,
+    source: Path | str | Located,
     out: Path | str,
     *,
-    symbol: Path | None = None,
-    params: Path | None = None,
-    epoch: int | None = None,
-    facts: GraphFacts | None = None,
-    prototxt: Path | None = None,
-    weights: Path | None = None,
+    target: TargetName = "reference",
+    class_order: WantedOrder | None = None,
     dtype: Precision | None = None,
     image_size: int | None = None,
     verify: bool = True,
@@ -63,20 +62,20 @@ def convert(
     golden: Path | None = None,
     overwrite: bool = True,
     say: Say = silent,
+    **said: Unpack[SourceArguments],
 ) -> ConversionReport:
     """Converts a network and proves it; the checkpoint and its report appear together, or nothing does.
 
     Args:
         framework: what wrote the source, ``mxnet`` or ``caffe``.
-        source: a folder with one pair of files, a prefix (``models/resnext-101``), or one file of the pair.
+        source: the name of a published release; or a folder with one pair of files, a prefix (``models/resnext-101``),
+            or one file of the pair; or what `sources.locate` made of one of these.
         out: the checkpoint, ``.pth``, ``.pt``, ``.safetensors`` or ``.h5``; the report goes beside it, ``.json``. Or
-            a folder, which ends in ``/`` or is there: ``config.json``, ``model.safetensors`` and ``report.json``.
-        symbol: MXNet's symbol file, where ``source`` does not say.
-        params: MXNet's params file, where ``source`` does not say.
-        epoch: which of several params files.
-        facts: what MXNet's weights without a symbol file do not say.
-        prototxt: Caffe's prototxt, where ``source`` does not say.
-        weights: Caffe's ``.caffemodel`` or ``.h5``, where ``source`` does not say.
+            a folder, which ends in ``/`` or is there, for ``timm``: ``config.json``, ``model.safetensors`` and
+            ``report.json``.
+        target: ``reference``: the network as it is; ``torchvision`` or ``timm``: as a stock model of theirs computes
+            it.
+        class_order: the order of classes that goes out, ``source`` or ``imagenet-2012``; None: see `targets.render`.
         dtype: what all weights are rounded to, ``float16``, ``bfloat16`` or ``float32``; None: exact, float32 where
             that loses nothing. The exact ones are proven then, and the rounded ones shown to be their rounding.
         image_size: side of the proof's full-size image; None: as the graph declares, or 224, or what fits.
@@ -86,40 +85,47 @@ def convert(
         golden: recordings to compare with (``.npz``: ``in:NAME``, ``out:NAME``, ``ref64:NAME``).
         overwrite: whether an output that is there may be replaced.
         say: told what is being done.
+        said: what else is known of the source, see `sources.SourceArguments`.
 
     Raises:
         ConvertError: see its classes; each has the exit code of the command line. Nothing was written then.
     """
-    source = Path(source)
     output = Output(out, overwrite=overwrite, dtype=dtype)
+    if output.is_folder and target != "timm":
+        raise UsageError(
+            "a folder is what timm loads",
+            file=output.path,
+            expected="--target timm",
+            found=f"--target {target}",
+            hint="or name a file: out.pth, out.safetensors or out.h5",
+        )
+    located = source if isinstance(source, Located) else sources.locate(framework, source, **said)
     say("reading")
-    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, facts=facts, prototxt=prototxt, weights=weights)
-    model, found, release = _understand(framework, source, options)
-    exact = assemble(found, model.tensors)
+    found = sources.understand(located)
+    model, match = found.model, found.match
+    goal = _render(found, target, class_order)
+    exact = {key: goal.folded.arrays[ours] for ours, key in goal.keys().items()}
     rounded = cast(exact, dtype) if dtype else None
     arrays = rounded.arrays if rounded else exact
-    spec = input_spec(model, found)
+    spec = input_spec(model, match, found.domain)
+    size = probe.image_size(match.config, image_size, model.origin.input_shape)
     with output:
         say("writing")
-        output.write(arrays, _metadata(found, spec), _hub_config(found, spec))
+        config = hub_config(goal, found.release, size) if output.is_folder else {}
+        output.write(arrays, metadata(goal, match.config.summary), config)
         written = output.readable
         proof = None
         if verify:
-            from resnext_convert.converter.verify import prove
-
-            state, published = _proven(checkpoint.read(written), exact if rounded else None)
-            proof = prove(
-                model,
+            proof = _prove(
                 found,
-                state,
-                spec,
-                published=published,
+                goal,
+                checkpoint.read(written),
+                exact if rounded else None,
                 image_size=image_size,
                 oracle=oracle,
                 golden=golden,
                 say=say,
             )
-            del state, published
         report = ConversionReport(
             schema_version=SCHEMA_VERSION,
             tool=f"resnext-convert {__version__}",
@@ -127,19 +133,29 @@ def convert(
                 framework=model.origin.framework,
                 version=model.origin.version,
                 files=tuple(_record(role, path, path.name) for role, path in model.origin.files.items()),
-                release=release.name if release else None,
+                release=found.release.name if found.release else None,
+                identified=found.identified,
+                domain=found.domain,
+                class_order=found.class_order,
             ),
-            network=found.config.summary,
-            config=found.config,
-            target=TARGET,
-            dtype=str(arrays["conv1.weight" if "conv1.weight" in arrays else "conv1.0.weight"].dtype),
-            dtype_note=rounded.note if rounded else dtype_note(arrays),
+            network=match.config.summary,
+            config=goal.folded.config,
+            target=target,
+            stock=_stock(goal),
+            dtype=str(next(iter(arrays[key] for key in arrays if key.endswith("weight"))).dtype),
+            dtype_note=rounded.note if rounded else dtype_note(goal.folded.arrays, goal.folded.bindings),
             output=_record("checkpoint", written, output.name),
             preprocessing=spec,
-            class_order=None,
-            bindings=found.bindings,
-            ignored=found.ignored,
-            warnings=(*model.origin.warnings, *_warnings(model, found, image_size), *contradictions(spec)),
+            domain=goal.domain,
+            class_order=goal.class_order,
+            bindings=tuple(replace(binding, target=goal.keys()[binding.target]) for binding in goal.folded.bindings),
+            ignored=goal.folded.ignored,
+            warnings=(
+                *model.origin.warnings,
+                *found.warnings,
+                *remarks(model, match, goal, image_size),
+                *contradictions(spec),
+            ),
             verification=proof,
         )
         if proof is not None and not proof.passed:
@@ -151,35 +167,32 @@ def convert(
 def verify(
     checkpoint_path: Path | str,
     framework: Framework | None,
-    source: Path | str,
+    source: Path | str | Located,
     *,
-    symbol: Path | None = None,
-    params: Path | None = None,
-    epoch: int | None = None,
-    facts: GraphFacts | None = None,
-    prototxt: Path | None = None,
-    weights: Path | None = None,
+    target: TargetName | None = None,
+    class_order: WantedOrder | None = None,
     image_size: int | None = None,
     oracle: Oracle = "auto",
     golden: Path | None = None,
     say: Say = silent,
+    **said: Unpack[SourceArguments],
 ) -> VerificationReport:
-    """Repeats the proof on a checkpoint that exists; its report is not needed, the source says what it must be.
+    """Repeats the proof on a checkpoint that exists.
+
+    Its report is not needed: the source, and what is said, tell what it must be. Where no target is named, a report
+    beside it that is of these very bytes tells target, input and order of classes.
 
     Args:
         checkpoint_path: the checkpoint.
-        framework: what wrote the source; None: as its files say.
-        source: as for `convert`, and so are the others.
-        symbol: MXNet's symbol file.
-        params: MXNet's params file.
-        epoch: which of several params files.
-        facts: what MXNet's weights without a symbol file do not say.
-        prototxt: Caffe's prototxt.
-        weights: Caffe's weights.
+        framework: what wrote the source; None: as its files, or the catalogue, say.
+        source: as for `convert`.
+        target: as for `convert`; None: as the report says, else ``reference``.
+        class_order: as for `convert`.
         image_size: side of the proof's full-size image.
         oracle: whether to ask the original engine.
         golden: recordings to compare with.
         say: told what is being done.
+        said: what else is known of the source, see `sources.SourceArguments`.
 
     Returns:
         The proof; ``passed`` is the verdict.
@@ -188,38 +201,44 @@ def verify(
         ProofError: the checkpoint has other keys or shapes than the source network.
         ConvertError: either side cannot be read.
     """
-    checkpoint_path, source = Path(checkpoint_path), Path(source)
+    path = Path(checkpoint_path)
+    located = source if isinstance(source, Located) else sources.locate(framework, source, **said)
     say("reading")
-    options = SourceOptions(symbol=symbol, params=params, epoch=epoch, facts=facts, prototxt=prototxt, weights=weights)
-    model, found, _ = _understand(framework or readers.framework_of(source, options), source, options)
-    from resnext_convert.converter.verify import prove
-
-    state = checkpoint.read(checkpoint_path)
-    problems = _state_problems(found, state)
+    found = sources.understand(located)
+    told = None if target else _told(path)
+    if told:
+        target, class_order = told.target, class_order or told.wanted
+        found = replace(
+            found,
+            domain=located.domain or told.domain,
+            class_order=located.class_order or told.class_order,
+        )
+    goal = _render(found, target or "reference", class_order)
+    names = goal.keys()
+    exact = {key: goal.folded.arrays[ours] for ours, key in names.items()}
+    state = checkpoint.read(path)
+    shapes = goal.folded.config.state_shapes()
+    problems = _state_problems({names[ours]: shape for ours, shape in shapes.items()}, state)
     if problems:
         raise ProofError(
             f"the checkpoint is not of the source network: {problems[0]}",
-            file=checkpoint_path,
-            expected=f"the {len(found.bindings)} keys of {found.config.summary}",
+            file=path,
+            expected=f"the {len(names)} keys of {match_text(found, goal)}",
             found=f"{len(problems)} differences",
+            hint="if it was made for another target, name that: --target",
         )
-    exact = assemble(found, model.tensors)
-    state, published = _proven(state, exact if _is_rounded(state, exact) else None)
-    proof = prove(
-        model,
+    proof = _prove(
         found,
+        goal,
         state,
-        input_spec(model, found),
-        published=published,
+        exact if _is_rounded(state, exact) else None,
         image_size=image_size,
         oracle=oracle,
         golden=golden,
         say=say,
     )
-    if checkpoint_path.is_dir():
-        checkpoint_path = checkpoint_path / FOLDER_MODEL
-    compared = [("checkpoint", checkpoint_path), *model.origin.files.items()]
-    return replace(proof, files=tuple(_record(role, path, path.name) for role, path in compared))
+    compared = [("checkpoint", path / FOLDER_MODEL if path.is_dir() else path), *found.model.origin.files.items()]
+    return replace(proof, files=tuple(_record(role, file, file.name) for role, file in compared))
 
 
 class ProofFailedError(ProofError):
@@ -240,25 +259,86 @@ class ProofFailedError(ProofError):
         self.report = report
 
 
-def _understand(
-    framework: Framework, source: Path, options: SourceOptions
-) -> tuple[SourceModel, Match, releases.Release | None]:
-    model = readers.read(framework, source, options)
-    found = match(model)
-    possible = () if options.names_files else releases.candidates(source, framework)
-    fitting = releases.check(possible, found.config, source)
-    return model, found, fitting[0] if len(fitting) == 1 else None
+def match_text(found: Source, goal: Target) -> str:
+    """The network and, for a stock model, how that is made."""
+    return found.match.config.summary + (f" as {goal.stock.call}" if goal.stock else "")
 
 
-def _proven(
-    state: dict[str, torch.Tensor], exact: Mapping[str, Array] | None
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
-    """The state dict that is proven, and the one that is its rounding, if ``exact`` says that there are two."""
-    if exact is None:
-        return state, None
+def _render(found: Source, target: TargetName, class_order: WantedOrder | None) -> Target:
+    return targets.render(
+        target,
+        found.match,
+        assemble(found.match, found.model.tensors),
+        domain=found.domain,
+        class_order=found.class_order,
+        wanted=class_order,
+    )
+
+
+def _prove(
+    found: Source,
+    goal: Target,
+    state: dict[str, torch.Tensor],
+    exact: Mapping[str, Array] | None,
+    **options: Any,
+) -> VerificationReport:
+    """Proves a state dict that was read back; ``exact`` is what it is the rounding of, if it was rounded."""
     from resnext_convert.converter.torch_checkpoint import tensors_of
+    from resnext_convert.converter.verify import prove
 
-    return tensors_of(exact), state
+    names = goal.keys()
+    published = {ours: state[key] for ours, key in names.items()}
+    proven = {ours: value for ours, value in tensors_of(goal.folded.arrays).items() if ours in names} if exact else None
+    return prove(
+        found.model,
+        found.match,
+        proven or published,
+        input_spec(found.model, found.match, found.domain),
+        folded=goal.folded,
+        published=published if proven else None,
+        **options,
+    )
+
+
+def _stock(goal: Target) -> StockRecord | None:
+    if goal.stock is None:
+        return None
+    return StockRecord(
+        library=goal.stock.library,
+        call=goal.stock.call,
+        architecture=goal.stock.architecture,
+        arguments=dict(goal.stock.arguments),
+        legacy=goal.stock.legacy,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What the report beside a checkpoint says that its source does not."""
+
+    target: TargetName
+    domain: InputDomain | None
+    class_order: ClassOrder | None
+    wanted: WantedOrder
+
+
+def _told(path: Path) -> _Told | None:
+    """What the report beside a checkpoint says, if there is one, and it is of these very bytes."""
+    try:
+        report = checkpoint.read_report(report_path(path))
+        if report["output"]["sha256"] != checkpoint.sha256(path / FOLDER_MODEL if path.is_dir() else path):
+            return None
+        source = report["source"]
+        moved = report["class_order"] == "imagenet-2012" and source["class_order"] is not None
+        plain = {
+            "target": report["target"],
+            "domain": source["domain"],
+            "class_order": source["class_order"],
+            "wanted": "imagenet-2012" if moved else "source",
+        }
+        return TypeAdapter(_Told).validate_json(json.dumps(plain))
+    except (ConvertError, ValidationError, KeyError, TypeError):
+        return None
 
 
 def _is_rounded(state: Mapping[str, torch.Tensor], exact: Mapping[str, Array]) -> bool:
@@ -271,57 +351,7 @@ def _is_rounded(state: Mapping[str, torch.Tensor], exact: Mapping[str, Array]) -
     )
 
 
-def _metadata(found: Match, spec: InputSpec) -> dict[str, str]:
-    """What the header of a checkpoint says, where its format has one."""
-    return {
-        "tool": f"resnext-convert {__version__}",
-        "network": found.config.summary,
-        "target": TARGET,
-        "preprocessing": json.dumps(json.loads(encode(spec, InputSpec)), separators=(",", ":"), ensure_ascii=False),
-    }
-
-
-def _hub_config(found: Match, spec: InputSpec) -> dict[str, Any]:
-    """The ``config.json`` of a folder, in timm's form."""
-    head = found.config.head
-    return {
-        "architecture": found.config.summary,
-        "num_classes": head.classes,
-        "num_features": head.in_features,
-        "pretrained_cfg": {"mean": spec.mean, "std": spec.std, "num_classes": head.classes},
-    }
-
-
-def _warnings(model: SourceModel, found: Match, image_size: int | None) -> list[str]:
-    unused = [ignored.source for ignored in found.ignored if ignored.reason.startswith("no node")]
-    return [
-        *([f"no node of the graph names these tensors, they are left out: {', '.join(unused)}"] if unused else []),
-        *(f"the head {head!r} is not the classifier and is not converted" for head in found.other_heads),
-        *filter(None, [_rounding_warning(found.config, image_size, model.origin.input_shape)]),
-    ]
-
-
-def _rounding_warning(config: ResNeXtConfig, asked: int | None, declared: tuple[int, ...] | None) -> str:
-    """On a stem pooling that pads and rounds up: exact, but seldom what the network was trained with."""
-    pool = config.stem_pool
-    if pool is None or not pool.ceil_mode or not any(pool.padding):
-        return ""
-    size = probe.image_size(config, asked, declared)
-    found = probe.last_map(config, size)
-    trained = probe.last_map(replace(config, stem_pool=replace(pool, ceil_mode=False)), size)
-    if found is None or trained is None or found == trained:
-        return ""
-    return (
-        f"the map before the last pooling is {found[0]}x{found[1]} for inputs of {size[0]}x{size[1]}: the stem's"
-        f" pooling pads and rounds up, and rounded down it would be {trained[0]}x{trained[1]}. That is what is left of"
-        " a prototxt when its line `ceil_mode: false`, unknown to BVLC Caffe, is deleted. The result is exact for"
-        " the file as it stands. If these weights were trained with rounding down (soeaver's were), that network loses"
-        " about 1 % of its accuracy: put the line back, or write `round_mode: FLOOR`, and convert again"
-    )
-
-
-def _state_problems(found: Match, state: dict[str, torch.Tensor]) -> list[str]:
-    shapes = found.config.state_shapes()
+def _state_problems(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor]) -> list[str]:
     return [
         *(f"there is no {key}" for key in shapes if key not in state),
         *(f"{key} has no place" for key in state if key not in shapes),

@@ -1,4 +1,4 @@
-"""The record of a conversion, and the forms in which it is written: JSON, JUnit XML, HTML."""
+"""The forms in which the record of a conversion is written: JSON, JUnit XML, HTML."""
 
 from __future__ import annotations
 
@@ -7,111 +7,22 @@ import math
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from resnext_convert import __version__
-from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.compare import TensorDiff
 from resnext_convert.converter.errors import UsageError
-from resnext_convert.converter.preprocess import InputSpec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
+from resnext_convert.converter.records import SCHEMA_VERSION, ConversionReport, Record, proof_of, verdict
 from resnext_convert.converter.resnext import overview
-from resnext_convert.converter.resnext.config import ResNeXtConfig
-from resnext_convert.converter.resnext.ledger import Binding, Ignored, used
+from resnext_convert.converter.resnext.ledger import used
 from resnext_convert.converter.staging import StagedFile, commit, writing
 from resnext_convert.converter.text import counted, printable, shape_text
-
-SCHEMA_VERSION: Final = 1
-FOLDER_MODEL: Final = "model.safetensors"
-FOLDER_REPORT: Final = "report.json"
-
-TITLES: Final = {"mxnet": "MXNet", "caffe": "Caffe"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRecord:
-    """Where the network came from. ``release`` is the published release that the user named, if any."""
-
-    framework: str
-    version: str | None
-    files: tuple[FileRecord, ...]
-    release: str | None
-
-    @property
-    def title(self) -> str:
-        """The framework's own name, with its version where that is known: ``MXNet 1.9.1``, ``Caffe``."""
-        return " ".join(filter(None, [TITLES.get(self.framework, self.framework), self.version]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionReport:
-    """All that is known about one conversion; the file beside the checkpoint holds it as JSON.
-
-    Attributes:
-        schema_version: of this record.
-        tool: name and version of this program.
-        source: the files that were read.
-        network: how the family calls the network.
-        config: every layer of it; ``load`` builds the module from this.
-        target: whose names and conventions the state dict has.
-        dtype: of the weights that were written.
-        dtype_note: which other values are wider, and why; empty where none is.
-        output: the checkpoint.
-        preprocessing: what the network's statistics, its files, and a release or the user say about the input.
-        class_order: the order of the classes in the rows of ``fc`` (`classes.ORDERS`); None: not known.
-        bindings: each key of the state dict, its source tensors and the transform.
-        ignored: each source tensor that is in no binding, and why.
-        warnings: what was odd and how it was understood.
-        verification: the proof; None if it was not asked for.
-    """
-
-    schema_version: Literal[1]
-    tool: str
-    source: SourceRecord
-    network: str
-    config: ResNeXtConfig
-    target: str
-    dtype: str
-    dtype_note: str
-    output: FileRecord
-    preprocessing: InputSpec
-    class_order: ClassOrder | None
-    bindings: tuple[Binding, ...]
-    ignored: tuple[Ignored, ...]
-    warnings: tuple[str, ...]
-    verification: VerificationReport | None
-
-
-Record = ConversionReport | VerificationReport
-Verdict = Literal["proven", "failed", "not proven"]
-
-
-def report_path(checkpoint: Path) -> Path:
-    """Where the report of a checkpoint is: ``out.json`` beside ``out.pth``, ``report.json`` in a hub folder."""
-    if checkpoint.is_dir():
-        return checkpoint / FOLDER_REPORT
-    beside, of_folder = checkpoint.with_suffix(".json"), checkpoint.with_name(FOLDER_REPORT)
-    in_folder = checkpoint.name == FOLDER_MODEL and of_folder.is_file() and not beside.is_file()
-    return of_folder if in_folder else beside
-
-
-def proof_of(record: Record) -> VerificationReport | None:
-    """The proof in a record; None where a conversion was not proven."""
-    return record.verification if isinstance(record, ConversionReport) else record
-
-
-def verdict(record: Record) -> Verdict:
-    """The verdict in a word; a conversion without a proof is ``not proven``."""
-    proof = proof_of(record)
-    if proof is None:
-        return "not proven"
-    return "proven" if proof.passed else "failed"
 
 
 def write(record: Record, path: Path) -> None:

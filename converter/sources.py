@@ -88,7 +88,8 @@ class Source:
         release: the published release that it is; None: none, as far as can be told.
         domain: what it is fed; None: not known.
         class_order: the order of its classes; None: not known.
-        warnings: what a user should know of the release.
+        identified: why it is taken for that release, or for none of several; empty where there is nothing to say.
+        warnings: files that are not the published ones.
     """
 
     model: SourceModel
@@ -96,6 +97,7 @@ class Source:
     release: Release | None
     domain: InputDomain | None
     class_order: ClassOrder | None
+    identified: str
     warnings: tuple[str, ...]
 
 
@@ -161,7 +163,13 @@ def locate(
                 f"{release.name} was published in no form that can be converted",
                 hint=f"`resnext-convert releases show {release.name}` says what there is",
             )
-        options = SourceOptions(**files, facts=facts_of(release) if release.layout else None)
+        options = SourceOptions(
+            symbol=files.get("symbol"),
+            params=files.get("params"),
+            prototxt=files.get("prototxt"),
+            weights=files.get("weights"),
+            facts=facts_of(release) if release.layout else None,
+        )
         path = next(iter(files.values()))
     with _as_a_name(str(source), framework, release):
         return Located(
@@ -199,7 +207,8 @@ def understand(located: Located) -> Source:
         release=identity.release,
         domain=located.domain or identity.domain,
         class_order=order,
-        warnings=(*((identity.reason,) if identity.proof != "none" else ()), *identity.warnings),
+        identified=identity.reason,
+        warnings=identity.warnings,
     )
 
 

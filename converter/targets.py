@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from resnext_convert.converter.classes import ClassOrder, labels
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import TargetError, UsageError
-from resnext_convert.converter.resnext.config import ResNeXtConfig
+from resnext_convert.converter.resnext.config import ResNeXtConfig, stem_names
 from resnext_convert.converter.resnext.fold import Folded, faithful, fold
 from resnext_convert.converter.resnext.match import Match
 from resnext_convert.converter.resnext.stock import StockModel, find_stock, stock_key
@@ -38,6 +38,11 @@ class Target:
     folded: Folded
     domain: InputDomain | None
     class_order: ClassOrder | None
+
+    @property
+    def first_conv(self) -> str:
+        """Our key of the first convolution's weights."""
+        return f"{stem_names(len(self.folded.config.stem))[0][0]}.weight"
 
     def keys(self) -> Mapping[str, str]:
         """The name in the checkpoint of each of our keys."""
@@ -85,8 +90,8 @@ def render(
         raise TargetError(
             "what the source network is fed is not known, so what a stock model is fed cannot be said",
             expected="the colour order and range of its pixels, the mean that is subtracted, the std that divides",
-            hint="state --input-colour rgb|bgr and, where they are not 255, 0 and 1, --input-range, --input-mean and"
-            " --input-std; or --target reference, which keeps the source's input",
+            hint="state --input-colour rgb|bgr and --input-range 1|255, and --input-mean and --input-std where they are"
+            " not 0 and 1; or --target reference, which keeps the source's input",
         )
     folded = fold(match, arrays, stock, domain, order)
     return Target(

@@ -36,14 +36,15 @@ from resnext_convert.converter.lines import console as _console
 from resnext_convert.converter.lines import print_lines as _print
 from resnext_convert.converter.lines import row as _row
 from resnext_convert.converter.lines import table as _table
-from resnext_convert.converter.report import Record, figure, proof_of, report_path, verdict
+from resnext_convert.converter.records import Record, proof_of, report_path, verdict
+from resnext_convert.converter.report import figure
 from resnext_convert.converter.resnext import overview
 from resnext_convert.converter.resnext.ledger import used
 from resnext_convert.converter.text import counted, printable, shape_text
 
 if TYPE_CHECKING:
     from resnext_convert.converter.proof import EngineResult, OriginalDiff, VerificationReport
-    from resnext_convert.converter.report import ConversionReport
+    from resnext_convert.converter.records import ConversionReport
     from resnext_convert.converter.resnext.config import ResNeXtConfig
 
 PATIENCE: Final = 2.0
@@ -128,6 +129,8 @@ def _print_verdict(console: Console, record: Record) -> None:
 
 def _conversion(report: ConversionReport, *, verbose: bool) -> Iterator[str]:
     yield _row("read", f"{', '.join(file.name for file in report.source.files)} ({report.source.title})")
+    if report.source.identified:
+        yield _row("release", report.source.identified)
     keys = counted(len(report.bindings), "key")
     yield _row("matched", f"{counted(used(report.bindings), 'tensor')} bound to {keys}, {len(report.ignored)} ignored")
     if verbose:
@@ -138,6 +141,10 @@ def _conversion(report: ConversionReport, *, verbose: bool) -> Iterator[str]:
     for ignored in report.ignored:
         yield _row("ignored", f"{ignored.source}: {ignored.reason}")
     yield from (_row("input", text) for text in report.preprocessing.texts)
+    if report.stock:
+        yield _row("model", report.stock.call)
+    if report.stock and report.domain:
+        yield _row("feed", f"{report.domain.text}: Normalize(mean={report.domain.mean}, std={report.domain.std})")
     if report.class_order:
         yield _row("classes", f"in the order {report.class_order}")
     if report.dtype_note:

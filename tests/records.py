@@ -17,7 +17,7 @@ from resnext_convert.converter.proof import (
     OriginalDiff,
     VerificationReport,
 )
-from resnext_convert.converter.report import ConversionReport, Record, SourceRecord
+from resnext_convert.converter.records import ConversionReport, Record, SourceRecord
 from resnext_convert.converter.resnext.config import NormConfig, resnext
 from resnext_convert.converter.resnext.ledger import Binding, Ignored, Transform
 
@@ -110,10 +110,14 @@ def report(**changes: Any) -> ConversionReport:
             version="1.9.1",
             files=(file("symbol", "net-symbol.json"), file("params", "net-0000.params")),
             release=None,
+            identified="",
+            domain=None,
+            class_order=None,
         ),
         network=config.summary,
         config=config,
         target="reference",
+        stock=None,
         dtype="float32",
         dtype_note="",
         output=file("checkpoint", "out.pth"),
@@ -124,6 +128,7 @@ def report(**changes: Any) -> ConversionReport:
             source="the running statistics of bn_data",
             reading=Reading(colour="rgb", range=255, mean_subtracted=False),
         ),
+        domain=None,
         class_order=None,
         bindings=bindings,
         ignored=(Ignored(source="arg:extra_weight", reason="no node of the graph names it"),),
@@ -150,6 +155,9 @@ def hostile() -> ConversionReport:
             version="1.9.1",
             files=(file("symbol", HOSTILE), file("params", HOSTILE)),
             release=HOSTILE,
+            identified=HOSTILE,
+            domain=None,
+            class_order=None,
         ),
         output=file("checkpoint", HOSTILE),
         bindings=(Binding(target="conv1.weight", sources=(HOSTILE,), transform=Transform.IDENTITY),),

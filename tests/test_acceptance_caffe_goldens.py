@@ -27,7 +27,7 @@ from resnext_convert.converter.errors import (
     ShapeError,
     TruncatedError,
 )
-from resnext_convert.converter.report import ConversionReport
+from resnext_convert.converter.records import ConversionReport
 from resnext_convert.schemas.caffe_pb2 import NetParameter
 
 pytestmark = pytest.mark.acceptance

@@ -15,7 +15,7 @@ import pytest
 from shared_data import shared
 
 from resnext_convert.converter import pipeline
-from resnext_convert.converter.report import ConversionReport
+from resnext_convert.converter.records import ConversionReport
 from resnext_convert.converter.resnext.overview import norms
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.opencv]

@@ -21,7 +21,7 @@ import resnext_convert
 from resnext_convert.converter import engines, pipeline, readers
 from resnext_convert.converter.errors import NotResNeXtError
 from resnext_convert.converter.readers import SourceOptions
-from resnext_convert.converter.report import ConversionReport
+from resnext_convert.converter.records import ConversionReport
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.opencv]
 

@@ -37,6 +37,7 @@ UNTESTED_ALONE = {
     "converter/mxnet/description.py": "records; what names become: test_mxnet_gluon.py",
     "converter/mxnet/sparse.py": "a record of a params file, so of test_mxnet_params.py and the recordings",
     "converter/origin.py": "records; what the readers put into them: test_mxnet_source.py, test_caffe_source.py",
+    "converter/records.py": "records; their forms: test_report.py",
     "converter/proof.py": "records; their one verdict is the comparison's (test_compare.py)",
     "schemas/caffe_pb2.py": "generated: test_caffe_schema.py",
     "converter/verify.py": "the whole of the proof: test_breaks.py and test_edge_cases.py",

@@ -20,7 +20,8 @@ from resnext_convert.converter.errors import FormatError, InputError, MissingFil
 from resnext_convert.converter.findings import CheckpointInspection, ReportInspection
 from resnext_convert.converter.inspection import inspect, to_json
 from resnext_convert.converter.proof import FileRecord
-from resnext_convert.converter.report import ConversionReport, to_html
+from resnext_convert.converter.records import ConversionReport
+from resnext_convert.converter.report import to_html
 from resnext_convert.converter.report import to_json as report_json
 
 # --- reports and checkpoints ------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from repository import ROOT
 
 from resnext_convert.converter import report as module
 from resnext_convert.converter.errors import UsageError, WriteError
-from resnext_convert.converter.report import Record, schema, to_html, to_json, to_junit, verdict, write
+from resnext_convert.converter.records import Record, verdict
+from resnext_convert.converter.report import schema, to_html, to_json, to_junit, write
 from resnext_convert.converter.resnext.config import ResNeXtConfig
 from resnext_convert.converter.text import printable
 

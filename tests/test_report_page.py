@@ -11,7 +11,8 @@ from records import HOSTILE, RECORDS, diff, every_record, failed, hostile, repor
 
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.origin import PixelTransform
-from resnext_convert.converter.report import Record, figure, place, to_html, verdict
+from resnext_convert.converter.records import Record, verdict
+from resnext_convert.converter.report import figure, place, to_html
 from resnext_convert.converter.resnext.ledger import Binding, Transform
 from resnext_convert.converter.text import printable
 

@@ -250,7 +250,9 @@ class _Folder:
         ledger = Ledger()
         for key, binding in self.bindings.items():
             if key.startswith("bn_data."):
-                reasons |= dict.fromkeys((*binding.sources, *binding.factors), OF_INPUT)
+                ignored = binding.transform is Transform.ONES
+                reason = binding.transform.value if ignored else OF_INPUT
+                reasons |= dict.fromkeys((*binding.sources, *binding.factors), reason)
             else:
                 ledger.bind(binding)
         stored = [name for binding in self.match.bindings for name in (*binding.sources, *binding.factors)]

@@ -31,7 +31,7 @@ from resnext_convert.converter.resnext.config import (
 from resnext_convert.converter.text import counted
 
 Library = Literal["torchvision", "timm"]
-Argument = int | str | tuple[int, ...] | list[int]
+Argument = int | str | list[int]
 
 EPS: Final = 1e-5
 """Of every normalisation of the stock models: PyTorch's default."""
@@ -66,7 +66,7 @@ class StockModel:
     @property
     def call(self) -> str:
         """The expression that makes it, such as ``timm.create_model('resnext101_32x4d', num_classes=1000)``."""
-        named = [f"{name}={_plain(value)!r}" for name, value in self.arguments.items()]
+        named = [f"{name}={value!r}" for name, value in self.arguments.items()]
         named.insert(0, f"num_classes={self.config.head.classes}")
         if self.library == "timm":
             return f"timm.create_model({', '.join([repr(self.architecture), *named])})"
@@ -75,10 +75,6 @@ class StockModel:
         block = "BasicBlock" if self.config.stages[0][0].kind == "basic" else "Bottleneck"
         first = f"torchvision.models.resnet.{block}, {list(self.config.depths)}"
         return f"torchvision.models.ResNet({', '.join([first, *named])})"
-
-
-def _plain(value: Argument) -> Argument:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def find_stock(config: ResNeXtConfig, library: Library) -> StockModel:
@@ -300,12 +296,15 @@ _CANDIDATES: Final[Mapping[Library, Callable[[ResNeXtConfig, tuple[int, ...]], I
 
 def stock_key(key: str, model: StockModel) -> str:
     """The stock model's name of one of our keys; ours are torchvision's and those of timm's ResNet class."""
-    if not model.legacy:
-        return key
+    return legacy_key(key, model.config) if model.legacy else key
+
+
+def legacy_key(key: str, config: ResNeXtConfig) -> str:
+    """The name that timm's SENet class has for one of our keys."""
     path, _, leaf = key.rpartition(".")
     if path == "fc":
         return f"last_linear.{leaf}"
-    if path in (stem := _legacy_stem(len(model.config.stem))):
+    if path in (stem := _legacy_stem(len(config.stem))):
         return f"layer0.{stem[path]}.{leaf}"
     return key.replace(".se.", ".se_module.")
 
