@@ -14,13 +14,13 @@ PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
 # tests/test_architecture.py holds this list against what the files import.
 NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_acceptance_caffe_trained \
-              test_acceptance_classify \
-              test_acceptance_recordings test_acceptance_releases test_breaks test_breaks_caffe test_calibrated_caffe \
-              test_checkpoint test_checkpoint_load test_classify test_cli test_edge_cases test_fold test_inspection_results test_match \
-              test_match_branches test_match_caffe_forms test_module test_operators test_operators_windows \
-              test_oracle_mxnet test_oracle_opencv test_other_converters test_output test_pipeline test_pipeline_alone \
-              test_release_commands test_releases test_runner test_stock_models test_targets test_torch_checkpoint \
-              test_torch_zip test_torchvision
+              test_acceptance_classify test_acceptance_recordings test_acceptance_releases test_breaks \
+              test_breaks_caffe test_calibrated_caffe test_checkpoint test_checkpoint_load test_classify test_cli \
+              test_edge_cases test_fold test_inspection_results test_match test_match_branches \
+              test_match_caffe_forms test_module test_operators test_operators_windows test_oracle_mxnet \
+              test_oracle_opencv test_other_converters test_output test_pipeline test_pipeline_alone \
+              test_release_commands test_releases test_rounding test_runner test_stock_models test_targets \
+              test_torch_checkpoint test_torch_zip test_torchvision
 NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))

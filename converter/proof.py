@@ -71,7 +71,7 @@ class RoundingRecord:
         tensors: how many tensors were compared with the rounding of the exact ones.
         wrong: the first that is not its rounding to the nearest value; empty where all are.
         layers: convolutions and fully connected layers on the longest path.
-        bound: the largest difference that passes, of peak: ``layers`` times the unit roundoff.
+        bound: the largest difference that passes, of peak: a multiple of the unit roundoff that grows with ``layers``.
         worst: the largest difference of the rounded weights, run in float64, from the reference.
         subnormal: values that are subnormal.
         zero: values that became 0.
