@@ -72,7 +72,7 @@ class RoundingRecord:
         wrong: the first that is not its rounding to the nearest value; empty where all are.
         layers: convolutions and fully connected layers on the longest path.
         bound: the largest difference that passes, of peak: a multiple of the unit roundoff that grows with ``layers``.
-        worst: the largest difference of the rounded weights, run in float64, from the reference.
+        worst: the largest difference of the logits, with the rounded weights run in float64, from the reference.
         subnormal: values that are subnormal.
         zero: values that became 0.
         flat: running variances among those.

@@ -166,14 +166,9 @@ def _proof(proof: VerificationReport, *, verbose: bool) -> Iterator[str]:
     ]
     yield from _table(rows, right=(2, 3))
     if rounding := proof.rounding:
-        verb = (
-            f"{rounding.wrong} is NOT the nearest"
-            if rounding.wrong
-            else f"all {rounding.tensors} tensors are the nearest"
-        )
-        yield _row(
-            "rounding", f"{verb} {rounding.dtype}; {rounding.subnormal:,} values subnormal, {rounding.zero:,} now 0"
-        )
+        is_near = f"{rounding.wrong} is NOT" if rounding.wrong else f"all {rounding.tensors} tensors are"
+        small = f"{rounding.subnormal:,} values subnormal, {rounding.zero:,} now 0"
+        yield _row("rounding", f"{is_near} the nearest {rounding.dtype}; {small}")
         distance = f"{figure(rounding.worst.max_of_peak)} of peak at {rounding.worst.name}"
         yield _row(rounding.dtype, f"{distance}; {figure(rounding.bound)} would pass ({rounding.layers} layers)")
     yield _row("float32", f"{figure(proof.float32.max_of_peak)} of peak from the float64 reference (rounding)")

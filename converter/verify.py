@@ -113,7 +113,7 @@ def prove(
         pairs = sides.run(item.image, match.blocks)
         diffs = [compare(name, *pair) for name, pair in pairs.items()]
         if rounded:
-            rounded.compare(item.image, pairs)
+            rounded.compare(item.image, pairs["fc"][0])
         result = InputResult(
             name=item.name,
             shape=item.image.shape,

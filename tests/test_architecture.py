@@ -135,7 +135,7 @@ def test_the_dependencies_are_what_is_imported() -> None:
     # A package that comes along with another one today is declared all the same.
     used = {found.split(".")[0] for name in modules() for found in imported(parsed(name))}
     declared = {re.split(r"[<>=!~]", line)[0] for line in PYPROJECT["project"]["dependencies"]}
-    of_package = {"google": "protobuf", "PIL": "pillow"}
+    of_package = {"google": "protobuf", "ml_dtypes": "ml-dtypes", "PIL": "pillow"}
     packages = {of_package.get(name, name) for name in used - sys.stdlib_module_names}
     assert packages - {"resnext_convert", "mxnet", "cv2"} == declared
 

@@ -19,6 +19,7 @@ from fuzz_hdf5 import Worker, mutate
 
 from resnext_convert.converter import libhdf5, tensor_tree
 from resnext_convert.converter.errors import ConvertError, FormatError, TruncatedError, UnsupportedError, UsageError
+from resnext_convert.converter.staging import DESCRIPTORS
 from resnext_convert.converter.tensors import Array
 
 ARRAYS: dict[str, Array] = {
@@ -103,7 +104,7 @@ def test_a_file_without_a_name_is_read_as_well(tmp_path: Path) -> None:
         return  # only Linux has such files
     with os.fdopen(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR), "w+b") as file:
         tensor_tree.write(ARRAYS, file, METADATA)
-        assert tensor_tree.read(libhdf5.DESCRIPTORS / str(file.fileno())).tensors.keys() == ARRAYS.keys()
+        assert tensor_tree.read(DESCRIPTORS / str(file.fileno())).tensors.keys() == ARRAYS.keys()
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------
