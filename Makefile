@@ -14,18 +14,18 @@ PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
 # tests/test_architecture.py holds this list against what the files import.
 NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_acceptance_caffe_trained \
-              test_acceptance_classify test_acceptance_recordings test_acceptance_releases test_breaks \
-              test_breaks_caffe test_calibrated_caffe test_checkpoint test_checkpoint_load test_classify test_cli \
-              test_cli_outputs test_edge_cases test_fold test_inspection_results test_match test_match_branches \
-              test_match_caffe_forms test_module test_operators test_operators_windows test_oracle_mxnet \
-              test_oracle_opencv test_other_converters test_output test_pipeline test_pipeline_alone \
-              test_release_commands test_releases test_rounding test_runner test_stock_models test_targets \
-              test_torch_checkpoint test_torch_zip test_torchvision
+              test_acceptance_classify test_acceptance_gluoncv test_acceptance_recordings test_acceptance_releases \
+              test_breaks test_breaks_caffe test_calibrated_caffe test_checkpoint test_checkpoint_load \
+              test_classify test_cli test_cli_outputs test_edge_cases test_fold test_inspection_results test_match \
+              test_match_branches test_match_caffe_forms test_module test_operators test_operators_windows \
+              test_oracle_mxnet test_oracle_opencv test_other_converters test_output test_pipeline \
+              test_pipeline_alone test_release_commands test_releases test_rounding test_runner test_stock_models \
+              test_targets test_torch_checkpoint test_torch_zip test_torchvision
 NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
 
-.PHONY: help demo test lint oracle peers acceptance mutations fixtures-check schema-check dist tests-without-dev tests-without-torch clean FORCE
+.PHONY: help demo test lint oracle peers gluoncv acceptance mutations fixtures-check schema-check dist tests-without-dev tests-without-torch clean FORCE
 
 help:
 	@echo "make demo            convert the tiny release in fixtures/ and print the proof"
@@ -33,6 +33,7 @@ help:
 	@echo "make lint            formatting, lint, types, import rules"
 	@echo "make oracle          install MXNet 1.9.1 and OpenCV and run the tests that need them"
 	@echo "make peers           install torchvision and timm and run the tests that need them"
+	@echo "make gluoncv         install GluonCV and gluoncv2 apart and run the tests that ask them"
 	@echo "make acceptance      run the acceptance suite on the data in RESNEXT_CONVERT_SHARED ($(RESNEXT_CONVERT_SHARED))"
 	@echo "make mutations       read 100 000 damaged files of each kind"
 	@echo "make fixtures-check  make the fixtures anew and compare every byte"
@@ -59,11 +60,16 @@ oracle: $(VENV)/.mxnet
 peers: $(VENV)/.peers
 	$(PYTEST) -m "peers and not acceptance"
 
+# Full-size networks as GluonCV and gluoncv2 build them. `make gluoncv GLUONCV="resnext50 or senet"` asks about some.
+GLUONCV    ?=
+gluoncv: $(VENV)/.dev $(VENV)/.gluoncv
+	RESNEXT_CONVERT_GLUONCV=$(VENV)/gluoncv/bin/python $(BIN)/pytest -m gluoncv -k "$(GLUONCV)"
+
 # Full-size networks, some of them timed: one after the other, with all cores.
 acceptance: $(VENV)/.mxnet $(VENV)/.peers
 	@test -d $(RESNEXT_CONVERT_SHARED)/golden || { \
 	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
-	$(BIN)/pytest -m acceptance
+	$(BIN)/pytest -m "acceptance and not gluoncv"
 
 # 100 000 damaged files of each kind, two kinds at a time.
 KINDS := params symbol prototxt caffemodel hdf5
@@ -129,4 +135,13 @@ $(VENV)/protoc/.installed: constraints.txt
 $(VENV)/.peers: $(VENV)/.dev
 	$(PIP) -e '.[dev,peers]' --config-settings editable_mode=strict
 	$(PIP) --no-deps torchvision timm
+	@touch $@
+
+# GluonCV will not be imported beside torch 2, and asks for packages that its networks do not need: an environment of its
+# own, with what they do need. This package is there for the shim that lets MXNet run on today's NumPy.
+$(VENV)/.gluoncv: $(VENV)/modules constraints.txt
+	$(PYTHON) -m venv $(VENV)/gluoncv
+	$(VENV)/gluoncv/bin/pip install -qq -c constraints.txt graphviz numpy pillow portalocker requests scipy tqdm yacs
+	$(VENV)/gluoncv/bin/pip install -qq -c constraints.txt --no-deps mxnet gluoncv gluoncv2
+	$(VENV)/gluoncv/bin/pip install -qq --no-deps -e . --config-settings editable_mode=strict
 	@touch $@
