@@ -54,6 +54,7 @@ def mxnet(
     code is 5 and OUT is as it was.
     """
     with ending():
+        _check_outputs(out, dtype, report)
         located = _located(
             "mxnet",
             source,
@@ -120,6 +121,7 @@ def caffe(
     the exit code is 5 and OUT is as it was.
     """
     with ending():
+        _check_outputs(out, dtype, report)
         located = _located(
             "caffe",
             source,
@@ -185,6 +187,7 @@ def verify(
     The report beside the checkpoint is not needed; if it is there, it tells the target.
     """
     with ending():
+        _check_reports(report)
         located = _located(
             None,
             source,
@@ -203,7 +206,6 @@ def verify(
             domain=domain.stated_domain(input_colour, input_range, input_mean, input_std),
         )
     with talking(quiet or as_json) as say:
-        _check_reports(report)
         from resnext_convert.converter import pipeline
 
         proof = pipeline.verify(
@@ -245,7 +247,6 @@ def _convert(
     """Converts, shows what came of it, and ends with the exit code of a failure."""
     failed = None
     with talking(quiet or as_json) as say:
-        _check_reports(reports)
         from resnext_convert.converter import pipeline
 
         try:
@@ -259,8 +260,15 @@ def _convert(
     _finish(done, failed, reports, as_json=as_json)
 
 
+def _check_outputs(out: str, dtype: options.PrecisionOption | None, reports: list[Path] | None) -> None:
+    """Refuses what can be known to fail before anything is fetched or read."""
+    from resnext_convert.converter import checkpoint
+
+    checkpoint.suffix_of(out, dtype.value if dtype else None)
+    _check_reports(reports)
+
+
 def _check_reports(paths: list[Path] | None) -> None:
-    """Refuses what can be known to fail before the work is done."""
     if not paths:
         return
     from resnext_convert.converter import report

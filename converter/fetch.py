@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -74,6 +75,24 @@ def fetch(
     except WriteError as error:
         error.hint = f"{error.hint}; --cache-dir or {CACHE_VARIABLE} names another folder"
         raise
+
+
+def copied(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Copies files into a folder, which is made if it is not there; each appears whole or not at all.
+
+    Raises:
+        WriteError: a copy cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for role, path in files.items():
+        with StagedFile(folder / path.name) as staged, path.open("rb") as original:
+            with writing(staged.path):
+                shutil.copyfileobj(original, staged.file)
+            commit([staged])
+        made[role] = folder / path.name
+    return made
 
 
 def cache_folder(cache: Path | None = None) -> Path:

@@ -21,13 +21,18 @@ def hub_config(target: Target, release: Release | None, size: Pair) -> dict[str,
     Keys as timm 1.0 reads them (``models/_hub.py``, _parse_model_cfg; ``models/_pretrained.py``, PretrainedCfg).
 
     Args:
-        target: a timm model.
+        target: what goes out. That of others than timm does not say what timm would have to build.
         release: the published release that it is of, if any; for licence and origin.
         size: (height, width) of the images that it is made for, unless its domain says a crop.
     """
-    assert target.stock is not None
-    assert target.domain is not None
     config, domain = target.folded.config, target.domain
+    if target.name != "timm" or target.stock is None or domain is None:
+        return {
+            "library_name": "resnext_convert",
+            "num_classes": config.head.classes,
+            "num_features": config.head.in_features,
+            **_labels(target),
+        }
     size = (domain.crop, domain.crop) if domain.crop else size
     names = target.keys()
     pretrained: dict[str, Any] = {

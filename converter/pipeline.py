@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,7 +14,7 @@ from resnext_convert import __version__
 from resnext_convert.converter import checkpoint, probe, sources, targets
 from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.domain import InputDomain
-from resnext_convert.converter.errors import ConvertError, ProofError, UsageError
+from resnext_convert.converter.errors import ConvertError, ProofError
 from resnext_convert.converter.hub import hub_config, metadata
 from resnext_convert.converter.output import Output
 from resnext_convert.converter.preprocess import contradictions, input_spec
@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # a conversion that is not proven does without torch, unless 
     import torch
 
     from resnext_convert.converter.verify import Oracle
+
+NOT_FOR_TIMM: Final = "resnext_convert.load loads this folder; timm loads those of --target timm alone"
 
 Say = Callable[[str], None]
 
@@ -71,8 +73,8 @@ def convert(
         source: the name of a published release; or a folder with one pair of files, a prefix (``models/resnext-101``),
             or one file of the pair; or what `sources.locate` made of one of these.
         out: the checkpoint, ``.pth``, ``.pt``, ``.safetensors`` or ``.h5``; the report goes beside it, ``.json``. Or
-            a folder, which ends in ``/`` or is there, for ``timm``: ``config.json``, ``model.safetensors`` and
-            ``report.json``.
+            a folder, which ends in ``/`` or is there: ``config.json``, ``model.safetensors`` and ``report.json``.
+            timm loads those of its target.
         target: ``reference``: the network as it is; ``torchvision`` or ``timm``: as a stock model of theirs computes
             it.
         class_order: the order of classes that goes out, ``source`` or ``imagenet-2012``; None: see `targets.render`.
@@ -91,14 +93,6 @@ def convert(
         ConvertError: see its classes; each has the exit code of the command line. Nothing was written then.
     """
     output = Output(out, overwrite=overwrite, dtype=dtype)
-    if output.is_folder and target != "timm":
-        raise UsageError(
-            "a folder is what timm loads",
-            file=output.path,
-            expected="--target timm",
-            found=f"--target {target}",
-            hint="or name a file: out.pth, out.safetensors or out.h5",
-        )
     located = source if isinstance(source, Located) else sources.locate(framework, source, **said)
     say("reading")
     found = sources.understand(located)
@@ -154,6 +148,7 @@ def convert(
                 *model.origin.warnings,
                 *found.warnings,
                 *remarks(model, match, goal, image_size),
+                *([NOT_FOR_TIMM] if output.is_folder and target != "timm" else []),
                 *contradictions(spec),
             ),
             verification=proof,

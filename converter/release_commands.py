@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resnext_convert.converter.ending import ending, print_json
+from resnext_convert.converter.ending import ending, print_json, watching
+from resnext_convert.converter.options import QuietOption
+from resnext_convert.converter.release_options import CacheOption, FromOption, OfflineOption
 
 app = typer.Typer(
     name="releases",
@@ -16,7 +19,8 @@ app = typer.Typer(
 Examples:
   resnext-convert releases list
   resnext-convert releases list --framework caffe
-  resnext-convert releases show gluoncv/resnext50_32x4d""",
+  resnext-convert releases show gluoncv/resnext50_32x4d
+  resnext-convert releases fetch resnext-101 --from https://mirror.example""",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -63,6 +67,41 @@ def list_releases(framework: Framework = None, as_json: Json = False) -> None:
     from resnext_convert.converter import terminal_releases
 
     terminal_releases.print_list(found)
+
+
+@app.command()
+def fetch(
+    name: Name,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="Where to put copies. Default: the files stay in the cache.", show_default=False
+        ),
+    ] = None,
+    framework: Framework = None,
+    mirror: FromOption = None,
+    cache: CacheOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fetch the files of a release, and check them.
+
+    Prints where each file is. What has come of a file that was cut off is kept, and the next try continues. Each file
+    is compared with every checksum that was published for it; a file that differs is not kept.
+    """
+    from resnext_convert.converter import releases
+
+    with ending():
+        found = releases.find(name, framework)
+        from resnext_convert.converter import fetch as fetching
+
+        with watching(quiet) as (report, say):
+            files = fetching.fetch(found, mirror=mirror, cache=cache, offline=offline, report=report, say=say)
+        if folder is not None:
+            files = fetching.copied(files, folder)
+    from resnext_convert.converter import terminal_releases
+
+    terminal_releases.print_files(files)
 
 
 @app.command()

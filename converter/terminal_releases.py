@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 from resnext_convert.converter.domain import InputDomain
+from resnext_convert.converter.lines import print_lines
 from resnext_convert.converter.release_identity import TITLES
 from resnext_convert.converter.releases import Expected, Release, ReleaseFile
-from resnext_convert.converter.text import counted, printable
+from resnext_convert.converter.text import counted
 
 FRAMEWORKS: Final = {"mxnet": "MXNet", "caffe": "Caffe"}
 
@@ -47,43 +49,48 @@ def print_list(releases: Iterable[Release]) -> None:
         if sum(widths) + len(widths) - 1 <= console.width:
             break
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= console.width else " "
-    _print(console, [_joined(headings, widths, gap)], style="dim")
+    print_lines(console, [_joined(headings, widths, gap)], style="dim")
     by_publisher = groupby(zip(releases, rows, strict=True), key=lambda pair: (pair[0].publisher, pair[0].framework))
     for (publisher, framework), group in by_publisher:
-        _print(console, ["", f"{publisher} ({FRAMEWORKS[framework]})"], style="bold")
-        _print(console, [_joined(row, widths, gap) for _, row in group])
-    _print(console, [""])
+        print_lines(console, ["", f"{publisher} ({FRAMEWORKS[framework]})"], style="bold")
+        print_lines(console, [_joined(row, widths, gap) for _, row in group])
+    print_lines(console, [""])
     legend = (
         f"{headings[3]}: their order is that of ImageNet 2012 or of 2015. {headings[4]}: {_INPUT[roomy]}. files: `url`"
         " can be fetched, `by hand` only from pages for people, `dead` at no known address. `-`: not known."
     )
     for sentence in (legend, "`resnext-convert releases show NAME` says all about one of them."):
-        _print(console, _sentence(sentence, console, indent=0), style="dim")
+        print_lines(console, _sentence(sentence, console, indent=0), style="dim")
 
 
 def print_release(release: Release) -> None:
     """All that is known of a release."""
     console = _console()
     network = release.expected.network if release.expected else "no classifier of the family"
-    _print(console, [f"{release.name}: {network}"], style="bold")
+    print_lines(console, [f"{release.name}: {network}"], style="bold")
     for label, text in _facts(release):
-        _print(console, _labelled(label, text, console))
+        print_lines(console, _labelled(label, text, console))
     for file in release.files:
-        _print(console, _file(file, console))
+        print_lines(console, _file(file, console))
     for reissue in release.reissues:
-        _print(console, _labelled("reissued", f"by {reissue.by}: {reissue.what}", console))
+        print_lines(console, _labelled("reissued", f"by {reissue.by}: {reissue.what}", console))
         for file in reissue.files:
-            _print(console, _file(file, console))
+            print_lines(console, _file(file, console))
     for label, sentences in (("uncertain", release.uncertain), ("note", release.notes)):
         for sentence in sentences:
-            _print(console, _labelled(label, sentence, console))
+            print_lines(console, _labelled(label, sentence, console))
     getting = _GETTING[release.availability]
-    _print(console, _labelled("to have it", f"{getting[0].upper()}{getting[1:]}.", console))
+    print_lines(console, _labelled("to have it", f"{getting[0].upper()}{getting[1:]}.", console))
     if release.files and release.availability != "url":
-        _print(console, _labelled("", _FROM, console))
+        print_lines(console, _labelled("", _FROM, console))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
+
+
+def print_files(files: Mapping[str, Path]) -> None:
+    """Where each file of a release is."""
+    print_lines(_console(), (f"{role:<9} {path}" for role, path in files.items()))
 
 
 def _row_of(release: Release, *, roomy: bool) -> tuple[str, ...]:
@@ -182,11 +189,6 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = 10_000  # nobody's terminal: as if everything fitted
     return console
-
-
-def _print(console: Console, lines: Iterable[str], style: str | None = None) -> None:
-    for line in lines:
-        console.print(printable(line), style=style, highlight=False, markup=False, emoji=False)
 
 
 def _labelled(label: str, text: str, console: Console) -> list[str]:

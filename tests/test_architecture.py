@@ -31,6 +31,8 @@ UNTESTED_ALONE = {
     "converter/oracles/opencv.py": "test_oracle_opencv.py and its neighbours",
     "converter/oracles/opencv_text.py": "test_oracle_opencv_text.py",
     "converter/oracles/child.py": "how both oracles are asked: test_oracle_mxnet.py, test_oracle_opencv.py",
+    "converter/conversion_commands.py": "test_cli.py and its neighbours",
+    "converter/release_options.py": "test_cli.py; where the files are: test_fetch.py",
     "converter/release_schema.py": "test_releases_contents.py",
     "converter/lines.py": "how everything is printed: test_terminal.py",
     "converter/terminal_classes.py": "what test_classify.py reads of a classification",

@@ -52,7 +52,7 @@ def tell(checkpoint: Path, **changes: Any) -> None:
 
 def known(checkpoint: Path, **domain: Any) -> None:
     """The report declares a domain and an order of classes."""
-    tell(checkpoint, class_order="cifar-10", input_declared={"colour": "rgb", "source": "the release x"} | domain)
+    tell(checkpoint, class_order="cifar-10", domain={"colour": "rgb", "source": "the release x"} | domain)
 
 
 def done(*arguments: Any, **options: Any) -> Classification:
@@ -193,7 +193,7 @@ def test_a_network_that_takes_no_colours(checkpoint: Path) -> None:
 
 def test_a_size_that_does_not_fit(checkpoint: Path) -> None:
     known(checkpoint, crop=1_000_000_000)
-    tell(checkpoint, input_declared={"colour": "rgb", "crop": 0, "resize": -1, "source": "x"})
+    tell(checkpoint, domain={"colour": "rgb", "crop": 0, "resize": -1, "source": "x"})
     assert "cannot be" in refused(UsageError, checkpoint, [SHAPES])
     known(checkpoint, crop=-5)
     assert "do not fit the network" in refused(UsageError, checkpoint, [SHAPES])
@@ -204,8 +204,8 @@ def test_a_size_that_does_not_fit(checkpoint: Path) -> None:
     [
         ({"class_order": "imagenet-2014"}, "class_order"),
         ({"preprocessing": None}, "preprocessing"),
-        ({"input_declared": {"colour": "cmyk", "source": "x"}}, "preprocessing.declared.colour"),
-        ({"input_declared": {"colour": "rgb", "std": [1, 0, 1], "source": "x"}}, "preprocessing.declared"),
+        ({"domain": {"colour": "cmyk", "source": "x"}}, "domain.colour"),
+        ({"domain": {"colour": "rgb", "std": [1, 0, 1], "source": "x"}}, "domain"),
         ({"input_mean": "?"}, "preprocessing.mean"),
     ],
 )

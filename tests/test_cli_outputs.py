@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repository import FIXTURES
-from test_cli import run
+from running import run
 
 
 def test_dtype(tmp_path: Path) -> None:

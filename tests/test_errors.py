@@ -20,6 +20,7 @@ def test_each_error_has_its_exit_code() -> None:
     # The contract of the command line (README.md).
     assert {thing.__name__: thing.exit_code for thing in CLASSES} == {
         "UsageError": 2,
+        "PrecisionError": 2,
         "MissingFactsError": 2,
         "InputError": 3,
         "MissingFileError": 3,

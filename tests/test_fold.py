@@ -29,7 +29,7 @@ from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import LedgerError, TargetError
 from resnext_convert.converter.resnext.config import NormConfig, ResNeXtConfig, resnext
 from resnext_convert.converter.resnext.fold import IMAGENET_STD, OF_INPUT, faithful, fold
-from resnext_convert.converter.resnext.ledger import Fold
+from resnext_convert.converter.resnext.ledger import Fold, Transform
 from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.resnext.state_dict import assemble
 from resnext_convert.converter.resnext.stock import CAFFE_POOL, find_stock
@@ -129,7 +129,7 @@ def test_bn_data_becomes_mean_and_std() -> None:
     case = folded_case(with_bn_data(PLAIN))
     assert not any(key.startswith("bn_data") for key in case.folded.arrays)
     reasons = {ignored.reason for ignored in case.folded.ignored}
-    assert reasons == {OF_INPUT}
+    assert reasons == {OF_INPUT, Transform.ONES.value}
     assert len(case.folded.ignored) == 4
     assert "bn_data" not in dict(case.folded.activations)
 

@@ -16,6 +16,7 @@ from repository import FIXTURES
 
 import resnext_convert as rc
 from resnext_convert.converter import checkpoint, output, pipeline, staging
+from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import UsageError, WriteError
 from resnext_convert.converter.findings import CheckpointInspection
 from resnext_convert.converter.output import Output
@@ -186,7 +187,8 @@ rc.convert("mxnet", {str(SOURCE)!r}, {out!r}, oracle="none", say=say)
 
 
 def test_a_whole_conversion(tmp_path: Path) -> None:
-    report = rc.convert("mxnet", SOURCE, f"{tmp_path}/out/", oracle="none")
+    fed = InputDomain(colour="rgb", mean=(1.0, 2.0, 3.0), source="the test")
+    report = rc.convert("mxnet", SOURCE, f"{tmp_path}/out/", oracle="none", domain=fed)
     out = tmp_path / "out"
     assert report.output.name == "model.safetensors"
     assert report.output.sha256 == checkpoint.sha256(out / "model.safetensors")
@@ -197,8 +199,8 @@ def test_a_whole_conversion(tmp_path: Path) -> None:
         assert isinstance(found, CheckpointInspection)
         assert (found.container, found.belongs, found.note) == ("safetensors", True, "report.json is its report")
         assert found.metadata["network"] == report.network
-        assert json.loads(found.metadata["preprocessing"])["mean"] == list(report.preprocessing.mean)
-    again = rc.convert("mxnet", SOURCE, f"{tmp_path}/out.safetensors", oracle="none", verify=False)
+        assert json.loads(found.metadata["preprocessing"])["mean"] == [1.0, 2.0, 3.0]
+    again = rc.convert("mxnet", SOURCE, f"{tmp_path}/out.safetensors", oracle="none", verify=False, domain=fed)
     assert again.output.sha256 == report.output.sha256
 
 

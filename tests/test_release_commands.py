@@ -77,8 +77,8 @@ def test_help_is_eighty_columns_wide(command: list[str]) -> None:
     assert said.exit_code == 0
     assert all(len(line) <= 80 for line in said.stdout.splitlines())
     if not command:
-        assert "  list  List the published releases." in said.stdout
-        assert "  show  Show all that is known of a release." in said.stdout
+        assert "  list   List the published releases." in said.stdout
+        assert "  show   Show all that is known of a release." in said.stdout
 
 
 def test_what_is_heavy_is_not_imported() -> None:
