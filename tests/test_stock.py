@@ -119,7 +119,7 @@ def test_a_network_has_its_stock_model(library: Library, network: dict[str, Any]
         (
             "torchvision",
             resnext(**RESNEXT_50, reduction=16),
-            "the layer1.0.squeeze excitation differs, and so do 15 other places",
+            "the squeeze-and-excitation of layer1.0 differs, and so do 15 other places",
             "none, as torchvision has it",
             "--target timm has a model that does",
         ),

@@ -369,7 +369,11 @@ def _place(path: str) -> str:
     """The module's path instead of the configuration's: ``layer2.0.conv1`` for ``stages[1][0].units[0].conv``."""
     path = re.sub(r"stages\[(\d+)\]", lambda found: f"layer{int(found[1]) + 1}", path)
     path = re.sub(r"\.?units\[(\d+)\]\.conv", lambda found: f".conv{int(found[1]) + 1}", path)
-    return _PLACES.get(path, re.sub(r"\[(\d+)\]", r".\1", path).replace("_", " "))
+    path = re.sub(r"\[(\d+)\]", r".\1", path)
+    block, _, squeeze = path.rpartition(".")
+    if squeeze == "squeeze_excitation":
+        return f"squeeze-and-excitation of {block}"
+    return _PLACES.get(path, path.replace("_", " "))
 
 
 def _words(value: object) -> str:
