@@ -250,9 +250,8 @@ def _cell(outcome: Outcome) -> str:
     if not outcome.exact:
         return f"refused: {outcome.problem}"
     model = re.sub(r"timm\.create_model\('(\w+)'", r"\1(", outcome.model).removeprefix("torchvision.models.")
-    model = (
-        re.sub(r"\(?,? ?num_classes=\d+,? ?", "(", model).replace("()", "").replace("torchvision.models.resnet.", "")
-    )
+    model = re.sub(r",? ?num_classes=\d+", "", model).replace("(, ", "(").replace("()", "")
+    model = model.replace("torchvision.models.resnet.", "")
     stated = f"; {outcome.stated}" if outcome.stated else ""
     return f"exact, {outcome.worst:.0e}" + (f": `{model}`" if model else "") + stated
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from graph_builder import Spelling, source_model
+from mxnet_params_writer import dense, params_list
 
 from resnext_convert.converter.classes import ClassOrder
 from resnext_convert.converter.domain import InputDomain
@@ -25,6 +28,7 @@ from resnext_convert.converter.resnext.fold import Folded, fold
 from resnext_convert.converter.resnext.match import Match, match
 from resnext_convert.converter.resnext.state_dict import assemble
 from resnext_convert.converter.resnext.stock import Library, find_stock
+from resnext_convert.converter.tensors import Array
 from resnext_convert.converter.verify import prove
 
 PLAIN = resnext((1, 1, 1, 1), cardinality=2, base_width=4, classes=1000)
@@ -114,3 +118,28 @@ def folded_case(
     found = match(model)
     arrays = assemble(found, model.tensors)
     return Case(model=model, match=found, folded=fold(found, arrays, find_stock(found.config, library), domain, order))
+
+
+def gluon_file(config: ResNeXtConfig, path: Path) -> Path:
+    """The values of `source_model` as GluonCV saves a network with a stem of one convolution: names tell the graph."""
+    model = source_model(config)
+    leaves = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+    stored: dict[str, Array] = {}
+    for key, values in assemble(match(model), model.tensors).items():
+        place, _, leaf = key.rpartition(".")
+        if leaf == "num_batches_tracked":
+            continue
+        name = re.sub(r"layer(\d+)\.(\d+)\.", lambda found: f"features.{int(found[1]) + 3}.{found[2]}.", f"{place}.")
+        for pattern, gluon in (
+            (r"^conv1\.$", "features.0."),
+            (r"^bn1\.$", "features.1."),
+            (r"(conv)(\d)\.$", lambda found: f"body.{3 * int(found[2]) - 3}."),
+            (r"(bn)(\d)\.$", lambda found: f"body.{3 * int(found[2]) - 2}."),
+            (r"se\.fc(\d)\.$", lambda found: f"se.{2 * int(found[1]) - 2}."),
+            (r"^fc\.$", "output."),
+        ):
+            name = re.sub(pattern, gluon, name)
+        normalises = re.search(r"(bn\d|bn_data|downsample\.1)$", place)
+        stored[name + (leaves[leaf] if normalises else leaf)] = values
+    path.write_bytes(params_list([dense(values) for values in stored.values()], list(stored)))
+    return path

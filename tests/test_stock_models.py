@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from stock_nets import BGR, PLAIN, RAW_RGB, UNIT, WITH_STD, Case, folded_case, with_bias, with_bn_data, with_eps
+from stock_nets import (
+    BGR,
+    PLAIN,
+    RAW_RGB,
+    UNIT,
+    WITH_STD,
+    Case,
+    folded_case,
+    gluon_file,
+    with_bias,
+    with_bn_data,
+    with_eps,
+)
 from torch import nn
 
+import resnext_convert as rc
+from resnext_convert.converter.classes import places
 from resnext_convert.converter.compare import compare
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import TargetError
+from resnext_convert.converter.mxnet.source import read_source
+from resnext_convert.converter.origin import GraphFacts, StemPool
 from resnext_convert.converter.reference import ReferenceExecutor
 from resnext_convert.converter.resnext.config import STEM_POOL, ResNeXtConfig, resnext
 from resnext_convert.converter.resnext.match import as_rows
@@ -24,6 +42,7 @@ pytestmark = pytest.mark.peers
 
 SE = resnext((1, 1, 1, 1), cardinality=2, base_width=4, classes=1000, reduction=16)
 SE_CAFFE = resnext((1, 1, 1, 1), cardinality=2, base_width=4, classes=1000, reduction=16, stem_pool=CAFFE_POOL)
+LEGACY = resnext((1, 2, 1, 1), cardinality=8, base_width=4, classes=1000, reduction=16, stem_pool=CAFFE_POOL)
 SENET = resnext(
     (1, 1, 1, 1),
     cardinality=4,
@@ -105,6 +124,59 @@ def test_each_constructor_of_timm_is_known_by_its_layers(timm: Any, name: str) -
         model = timm.create_model(name)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert_known("timm", f"timm.create_model({name!r}, num_classes=1000)", shapes, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "pool", "architecture"),
+    [
+        (PLAIN, "3x3 max, stride 2, padding 1", "resnext50_32x4d"),
+        (SE, "3x3 max, stride 2, padding 1", "seresnext50_32x4d"),
+        (LEGACY, "3x3 max, stride 2, size rounded up", "legacy_seresnext50_32x4d"),
+    ],
+)
+def test_timm_loads_a_folder(
+    timm: Any, tmp_path: Path, config: ResNeXtConfig, pool: StemPool, architecture: str
+) -> None:
+    source = gluon_file(config, tmp_path / "net.params")
+    facts = GraphFacts(eps=1e-5, stem_pool=pool)
+    report = rc.convert(
+        "mxnet",
+        source,
+        f"{tmp_path}/out/",
+        target="timm",
+        facts=facts,
+        domain=replace(BGR, resize=256, crop=224),
+        source_class_order="imagenet-2015",
+        image_size=64,
+        oracle="none",
+    )
+    assert report.verification is not None
+    assert report.verification.passed
+    model = timm.create_model(f"local-dir:{tmp_path}/out", pretrained=True).eval()
+    cfg = model.pretrained_cfg
+    assert cfg["architecture"] == architecture
+    assert report.domain is not None
+    assert (tuple(cfg["mean"]), tuple(cfg["std"])) == (report.domain.mean, report.domain.std)
+    assert (cfg["crop_pct"], cfg["interpolation"], cfg["label_names"][0]) == (0.875, "bilinear", "n01440764")
+    data = timm.data.resolve_model_data_config(model)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (report.domain.mean, report.domain.std)
+    assert tuple(data["input_size"]) == (3, 224, 224)
+
+    pixels = np.random.default_rng(0).random((2, 3, 64, 70))
+    fed = torch.from_numpy(report.domain.prepare(pixels))
+    ours = rc.load(tmp_path / "out")
+    original = read_source(source, facts=facts)
+    (head,) = original.graph.outputs
+    reference = ReferenceExecutor(original.graph, original.tensors)
+    expected = reference.run({"data": BGR.prepare(pixels)}, [head])[head]
+    rows = list(places("imagenet-2012", "imagenet-2015"))
+    with torch.inference_mode():
+        # float32 weights, as timm has loaded them: what float64 had to hold was rounded then.
+        assert compare("logits", expected[:, rows], model(fed.float()).numpy()).within(1e-5)
+        assert torch.equal(ours(fed.float()), model(fed.float()))
+        # The exact ones, in float64.
+        model.double().load_state_dict(safetensors.torch.load_file(tmp_path / "out" / "model.safetensors"))
+        assert compare("logits", expected[:, rows], model(fed).numpy()).within(1e-12)
 
 
 NETWORKS = [
