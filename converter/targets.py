@@ -76,8 +76,9 @@ def render(
     """
     if name not in get_args(TargetName):
         raise UsageError(f"there is no target {name!r}", expected=", ".join(get_args(TargetName)))
+    stock = None if name == "reference" else find_stock(match.config, name)
     order = _order(name, match.config, class_order, wanted)
-    if name == "reference":
+    if stock is None:
         return Target(
             name=name,
             stock=None,
@@ -85,7 +86,6 @@ def render(
             domain=domain,
             class_order="imagenet-2012" if order else class_order,
         )
-    stock = find_stock(match.config, name)
     if domain is None:
         raise TargetError(
             "what the source network is fed is not known, so what a stock model is fed cannot be said",

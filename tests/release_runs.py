@@ -181,10 +181,10 @@ def run(release: Release, target: TargetName, mirror: Path, out: Path) -> Outcom
     try:
         return _convert(release, target, mirror, out)
     except TargetError as error:
-        if "class" in error.problem and "order" in error.problem:
-            stated = _convert(release, target, mirror, out, class_order="source")
-            return replace(stated, stated="the order of its classes is not known: --class-order source")
-        return _refused(target, error)
+        if "order of the source's classes is not known" not in error.problem:
+            return _refused(target, error)
+        stated = _convert(release, target, mirror, out, class_order="source")
+        return replace(stated, stated="the order of its classes is not known, so `--class-order source`")
     except ConvertError as error:
         return _refused(target, error)
 

@@ -94,7 +94,7 @@ def test_an_unknown_input_is_refused() -> None:
 def test_the_layers_are_looked_at_before_anything_else() -> None:
     caffe = replace(PLAIN, stem_pool=CAFFE_POOL)
     with pytest.raises(TargetError, match="the pooling behind the stem differs"):
-        rendered("timm", caffe, domain=None, wanted="source")
+        rendered("timm", caffe, domain=None)
 
 
 def test_there_is_no_other_target() -> None:
