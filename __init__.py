@@ -1,4 +1,4 @@
-"""Convert ResNeXt weights of Apache MXNet to PyTorch, and prove that the outputs are the same.
+"""Convert ResNeXt weights of Apache MXNet and Caffe to PyTorch, and prove that the outputs are the same.
 
     import resnext_convert as rc
 
@@ -6,6 +6,9 @@
     model = rc.load("out.pth")
     rc.verify("out.pth", "mxnet", "models/resnext-101").passed
     rc.inspect("resnext-101-0000.params")
+
+What `convert` must be told besides, if anything, is stated with `InputDomain` (what the network is fed) and
+`GraphFacts` (of weights without a graph).
 
 Importing this package imports neither torch nor NumPy; the functions do when they are first asked for.
 """
@@ -19,13 +22,22 @@ from resnext_convert.converter.errors import ConvertError
 
 if TYPE_CHECKING:
     from resnext_convert.converter.checkpoint import load
+    from resnext_convert.converter.domain import InputDomain
     from resnext_convert.converter.inspection import inspect
+    from resnext_convert.converter.origin import GraphFacts
     from resnext_convert.converter.pipeline import convert, verify
 
 __version__ = "0.1.0"
-__all__ = ["ConvertError", "__version__", "convert", "inspect", "load", "verify"]
+__all__ = ["ConvertError", "GraphFacts", "InputDomain", "__version__", "convert", "inspect", "load", "verify"]
 
-_HOMES = {"convert": "pipeline", "inspect": "inspection", "load": "checkpoint", "verify": "pipeline"}
+_HOMES = {
+    "GraphFacts": "origin",
+    "InputDomain": "domain",
+    "convert": "pipeline",
+    "inspect": "inspection",
+    "load": "checkpoint",
+    "verify": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -175,6 +175,8 @@ class NetworkInspection:
         bindings: each key of a state dict and its source tensors.
         ignored: the other source tensors, and why.
         other_heads: outputs that are not converted.
+        release: the published release that it is; None: none, as far as can be told.
+        identified: how that is known, or why it is not.
     """
 
     summary: str
@@ -183,6 +185,8 @@ class NetworkInspection:
     bindings: tuple[Binding, ...]
     ignored: tuple[Ignored, ...]
     other_heads: tuple[str, ...]
+    release: str | None
+    identified: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from resnext_convert.converter import (
     inspection_caffe,
     inspection_mxnet,
     readers,
-    releases,
     safetensors_file,
     tensor_tree,
 )
@@ -42,9 +41,11 @@ from resnext_convert.converter.libhdf5 import MAGIC
 from resnext_convert.converter.preprocess import contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord
 from resnext_convert.converter.records import FOLDER_MODEL, SourceRecord, report_path
+from resnext_convert.converter.release_identity import Identity
 from resnext_convert.converter.report import encode
 from resnext_convert.converter.resnext.match import match
 from resnext_convert.converter.safetensors_file import is_safetensors
+from resnext_convert.converter.sources import identity_of
 from resnext_convert.converter.torch_zip import StoredTensor, is_checkpoint, read_state
 
 _BOM = b"\xef\xbb\xbf"
@@ -122,20 +123,22 @@ def _pair(path: Path) -> PairInspection | ParamsInspection:
         error.file = None  # it is one of those that are looked at
         refusal = str(error)
     else:
-        fitting: tuple[releases.Release, ...] = ()
+        identity = Identity()
         try:
-            fitting = releases.check(releases.candidates(path, framework), found.config, path)
+            identity = identity_of(path, model, found)
         except ReleaseMismatchError as error:
             warnings.append(str(error))
         network = NetworkInspection(
             summary=found.config.summary,
             config=found.config,
-            preprocessing=input_spec(model, found, fitting[0].domain if len(fitting) == 1 else None),
+            preprocessing=input_spec(model, found, identity.domain),
             bindings=found.bindings,
             ignored=found.ignored,
             other_heads=found.other_heads,
+            release=identity.release.name if identity.release else None,
+            identified=identity.reason,
         )
-        warnings += contradictions(network.preprocessing)
+        warnings += [*identity.warnings, *contradictions(network.preprocessing)]
     files = model.origin.files
     return PairInspection(
         path=str(path),

@@ -328,6 +328,8 @@ def _pair(found: PairInspection, *, verbose: bool) -> Iterator[str]:
     if network is None:
         yield _row("refused", found.refusal)
     else:
+        if network.identified:
+            yield _row("release", network.identified)
         for label, text in overview.facts(network.config):
             yield _row(label, text)
         yield from _stages(network.config)

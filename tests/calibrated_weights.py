@@ -26,7 +26,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,12 +299,29 @@ def save(symbol: Any, params: Mapping[str, Array], out: Path) -> None:
     mx.nd.save(str(out), {name: mx.nd.array(params[name[4:]]) for name in names if name[4:] in params})
 
 
-def make(symbol: Path, out_params: Path, *, image_size: int = 224, seed: int = 0, batch: int = 4) -> Summary:
-    """Makes ``out_params`` for the graph in ``symbol``; the same bytes for the same arguments on one machine."""
+def centred(pictures: Array) -> Array:
+    """The images less their mean: what networks expect that were trained without a std."""
+    difference: Array = (pictures - IMAGENET_MEAN[:, None, None]).astype(np.float32)
+    return difference
+
+
+def make(
+    symbol: Path,
+    out_params: Path,
+    *,
+    image_size: int = 224,
+    seed: int = 0,
+    batch: int = 4,
+    prepare: Callable[[Array], Array] = normalised,
+) -> Summary:
+    """Makes ``out_params`` for the graph in ``symbol``; the same bytes for the same arguments on one machine.
+
+    ``prepare`` makes of images what a network without an input BatchNorm is fed.
+    """
     start = time.perf_counter()
     network = import_mxnet().sym.load(str(symbol))
     pictures = images(batch, image_size, np.random.default_rng([seed, 1]))
-    data = pictures if normalises_input(network) else normalised(pictures)
+    data = pictures if normalises_input(network) else prepare(pictures)
     calibration = Calibration(network, data, seed=seed)
     save(network, calibration.params, out_params)
     return summarise(calibration, time.perf_counter() - start)
@@ -334,8 +351,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--centred", action="store_true", help="the network is fed images less their mean, no std")
     options = parser.parse_args()
-    summary = make(options.symbol, options.out, image_size=options.image_size, seed=options.seed)
+    prepare = centred if options.centred else normalised
+    summary = make(options.symbol, options.out, image_size=options.image_size, seed=options.seed, prepare=prepare)
     print(json.dumps(dataclasses.asdict(summary), indent=2))
 
 

@@ -1,6 +1,6 @@
 """Every published release by its name, from a mirror of its publisher's server, to every target: what comes of it.
 
-    python tests/release_runs.py [--only M1,C9] [--json FILE]      prints the table of README.md
+    python tests/release_runs.py [--only M1,C9] [--json FILE] [--into README.md]      prints the table of README.md
 
 Published weights cannot be had, so full-size ones are made for each graph (calibrated_weights.py, calibrated_caffe.py,
 gluoncv_weights.py for gluoncv2's), and the catalogue is used without the checksums of weights, which they cannot have.
@@ -83,6 +83,8 @@ GRAPHS: Final[Mapping[str, str]] = {
 
 GRAPH_ROLES: Final = ("symbol", "prototxt")
 
+BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -139,7 +141,9 @@ def make_mirror(release: Release, folder: Path) -> None:
         _run(sys.executable, "calibrated_caffe.py", str(graph), str(weights), f"--factor={factor}")
     else:
         size = 32 if "cifar" in release.name else 224
-        _run(sys.executable, "calibrated_weights.py", str(graph), str(weights), f"--image-size={size}")
+        # A gate that was calibrated for inputs of another scale is saturated, and magnifies rounding errors.
+        centred = ["--centred"] if release.domain and release.domain.std == (1.0, 1.0, 1.0) else []
+        _run(sys.executable, "calibrated_weights.py", str(graph), str(weights), f"--image-size={size}", *centred)
     for file in release.files:
         if file.role in GRAPH_ROLES:
             assert graph is not None
@@ -261,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Convert every release by its name to every target.")
     parser.add_argument("--only", default="", help="numbers of releases, separated by commas")
     parser.add_argument("--json", type=Path, help="keep the outcomes there; those that it holds are not run again")
+    parser.add_argument("--into", type=Path, help="a page: the table between its two marks is replaced")
     options = parser.parse_args()
     every = releases.catalogue()
     wanted = set(options.only.split(",")) if options.only else {release.id for release in every}
@@ -276,7 +281,12 @@ def main() -> None:
             if options.json:
                 text = {number: [asdict(outcome) for outcome in rows] for number, rows in found.items()}
                 options.json.write_text(json.dumps(text, indent=1))
-    print("\n".join(table(found, every)))
+    lines = "\n".join(table(found, every))
+    print(lines)
+    if options.into:
+        before, _, rest = options.into.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        options.into.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
