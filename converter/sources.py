@@ -163,14 +163,17 @@ def locate(
                 f"{release.name} was published in no form that can be converted",
                 hint=f"`resnext-convert releases show {release.name}` says what there is",
             )
-        options = SourceOptions(
-            symbol=files.get("symbol"),
-            params=files.get("params"),
-            prototxt=files.get("prototxt"),
-            weights=files.get("weights"),
-            facts=facts_of(release) if release.layout else None,
-        )
         path = next(iter(files.values()))
+        options = (
+            SourceOptions(facts=facts_of(release))
+            if release.layout
+            else SourceOptions(
+                symbol=files.get("symbol"),
+                params=files.get("params"),
+                prototxt=files.get("prototxt"),
+                weights=files.get("weights"),
+            )
+        )
     with _as_a_name(str(source), framework, release):
         return Located(
             framework=framework or (release.framework if release else readers.framework_of(path, options)),

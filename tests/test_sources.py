@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gluon_networks import made
 from repository import FIXTURES
 
 from resnext_convert.converter import checkpoint, pipeline, releases
@@ -242,15 +243,15 @@ def test_like_a_release(published: list[Release], tmp_path: Path) -> None:
 
 
 def test_a_release_without_a_graph_brings_its_facts(published: list[Release], tmp_path: Path) -> None:
-    published[0] = tiny(expected=FACTS, layout="gluoncv", files=(tiny().files[1],))
-    (tmp_path / "tiny-0000.params").write_bytes(b"tensors")
+    expected = Expected(network="ResNeXt-11 (2x3d)", eps=(1e-5,), stem_pool="3x3 max, stride 2, padding 1")
+    published[0] = tiny(expected=expected, layout="gluoncv", files=(tiny().files[1],), class_order=None)
+    made("gluon").write(tmp_path).rename(tmp_path / "tiny-0000.params")
     located = locate("mxnet", "publisher/tiny", mirror=tmp_path)
     assert located.options.facts == facts_of(published[0])
+    assert understand(located).release is published[0]
 
 
 def test_without_facts_a_lone_params_file_is_refused(tmp_path: Path) -> None:
-    from gluon_networks import made
-
     source = made("gluon").write(tmp_path)
     with pytest.raises(MissingFactsError):
         understand(locate("mxnet", source))
