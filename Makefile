@@ -14,19 +14,19 @@ PYTEST     := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # Test files that need torch, or the tools of the extra [dev]. All others run on other Pythons too, where there is neither;
 # tests/test_architecture.py holds this list against what the files import.
 NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_acceptance_caffe_trained \
-              test_acceptance_classify test_acceptance_gluoncv test_acceptance_recordings test_acceptance_releases \
-              test_breaks test_breaks_caffe test_calibrated_caffe test_checkpoint test_checkpoint_load \
-              test_classify test_cli test_cli_outputs test_edge_cases test_fold test_hub test_inspection_results \
-              test_match test_match_branches test_match_caffe_forms test_module test_operators \
-              test_operators_windows test_oracle_mxnet test_oracle_opencv test_other_converters test_output \
-              test_pipeline test_pipeline_alone test_release_commands test_releases test_remarks test_rounding \
-              test_runner test_sources test_stock_models test_targets test_torch_checkpoint test_torch_zip \
-              test_torchvision
+              test_acceptance_classify test_acceptance_gluoncv test_acceptance_names test_acceptance_recordings \
+              test_acceptance_releases test_breaks test_breaks_caffe test_calibrated_caffe test_checkpoint \
+              test_checkpoint_load test_classify test_cli test_cli_outputs test_edge_cases test_fold test_hub \
+              test_inspection_results test_match test_match_branches test_match_caffe_forms test_module \
+              test_operators test_operators_windows test_oracle_mxnet test_oracle_opencv test_other_converters \
+              test_output test_pipeline test_pipeline_alone test_release_commands test_releases test_remarks \
+              test_rounding test_runner test_sources test_stock_models test_targets test_torch_checkpoint \
+              test_torch_zip test_torchvision
 NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
 
-.PHONY: help demo test lint oracle peers gluoncv acceptance mutations fixtures-check schema-check dist tests-without-dev tests-without-torch clean FORCE
+.PHONY: help demo test lint oracle peers gluoncv acceptance releases mutations fixtures-check schema-check dist tests-without-dev tests-without-torch clean FORCE
 
 help:
 	@echo "make demo            convert the tiny release in fixtures/ and print the proof"
@@ -36,6 +36,7 @@ help:
 	@echo "make peers           install torchvision and timm and run the tests that need them"
 	@echo "make gluoncv         install GluonCV and gluoncv2 apart and run the tests that ask them"
 	@echo "make acceptance      run the acceptance suite on the data in RESNEXT_CONVERT_SHARED ($(RESNEXT_CONVERT_SHARED))"
+	@echo "make releases        take every release by name to every target, full size"
 	@echo "make mutations       read 100 000 damaged files of each kind"
 	@echo "make fixtures-check  make the fixtures anew and compare every byte"
 	@echo "make schema-check    generate schemas/caffe_pb2.py anew and compare it"
@@ -70,7 +71,12 @@ gluoncv: $(VENV)/.dev $(VENV)/.gluoncv
 acceptance: $(VENV)/.mxnet $(VENV)/.peers
 	@test -d $(RESNEXT_CONVERT_SHARED)/golden || { \
 	  echo "The acceptance data are not at $(RESNEXT_CONVERT_SHARED) (set RESNEXT_CONVERT_SHARED): nothing was run." >&2; exit 1; }
-	$(BIN)/pytest -m "acceptance and not gluoncv"
+	$(BIN)/pytest -m "acceptance and not gluoncv and not releases"
+
+# Every release with a graph, by name, to every target: half an hour. `make releases RELEASES="M1- or C9-"` takes some.
+RELEASES   ?=
+releases: $(VENV)/.mxnet $(VENV)/.peers
+	$(BIN)/pytest -m releases -k "$(RELEASES)"
 
 # 100 000 damaged files of each kind, two kinds at a time.
 KINDS := params symbol prototxt caffemodel hdf5
