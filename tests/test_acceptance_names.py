@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.mxnet, pytest.mark.peers, pyte
 POOL = "pooling behind the stem (3x3 max, stride 2, size rounded up)"
 SQUEEZE = "squeeze-and-excitation of layer1.0"
 
-RESNET = "torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, {}, num_classes=1000, groups=32, width_per_group=4)"
+BOTTLENECK = "torchvision.models.resnet.Bottleneck"
+RESNET = f"torchvision.models.ResNet({BOTTLENECK}, {{}}, num_classes=1000, groups=32, width_per_group=4)"
 RESNEXT_26 = RESNET.format([2, 2, 2, 2])
 RESNEXT_101 = RESNET.format([3, 4, 23, 3])
 
