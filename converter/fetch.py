@@ -238,7 +238,7 @@ class _Fetcher:
         patience = self.patience
         if place.dead:
             patience = replace(patience, tries=1)  # nobody waits thrice for a server that is gone
-            self.say(f"{url} is known not to answer since {place.dead}; trying it all the same")
+            self.say(f"{url} is known not to answer ({place.dead}); trying it all the same")
         try:
             download(url, part, name=name, most=exact or MOST, patience=patience, report=self.report)
         except UnreachableError as error:

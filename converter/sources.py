@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
@@ -208,7 +208,7 @@ def understand(located: Located) -> Source:
         model=model,
         match=found,
         release=identity.release,
-        domain=located.domain or identity.domain,
+        domain=_stated(located.domain, identity.domain),
         class_order=order,
         identified=identity.reason,
         warnings=identity.warnings,
@@ -264,6 +264,13 @@ def _confirmed(release: Release, model: SourceModel) -> Identity:
             hint=f"convert them as {other.name}",
         )
     return Identity(release=release, possible=(release,))
+
+
+def _stated(domain: InputDomain | None, declared: InputDomain | None) -> InputDomain | None:
+    """What is stated, else what is declared; sizes that are not stated are those of the release."""
+    if domain is None or declared is None:
+        return domain or declared
+    return replace(domain, resize=domain.resize or declared.resize, crop=domain.crop or declared.crop)
 
 
 def _fitting_order(order: ClassOrder | None, found: Match) -> ClassOrder | None:

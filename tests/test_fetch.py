@@ -155,10 +155,10 @@ def test_the_locations_are_tried_in_order(server: Server, call: Call) -> None:
 
 
 def test_a_dead_location_is_announced_and_tried(server: Server, call: Call) -> None:
-    dead = Location(url=server.gives(PATH, Serves(DATA)), dead="2019-03 (apache/mxnet#14507)")
+    dead = Location(url=server.gives(PATH, Serves(DATA)), dead="since 2019-03, apache/mxnet#14507")
     call(file(dead))
     assert call.said == [
-        f"{dead.url} is known not to answer since 2019-03 (apache/mxnet#14507); trying it all the same"
+        f"{dead.url} is known not to answer (since 2019-03, apache/mxnet#14507); trying it all the same"
     ]
 
 

@@ -129,9 +129,10 @@ def test_a_folder_or_files_by_option_are_no_release(published: list[Release], mi
 
 
 def test_what_is_stated_comes_before_what_is_declared(published: list[Release], mirror: Path) -> None:
+    published[0] = tiny(domain=replace(FED, resize=256, crop=224))
     own = InputDomain(colour="bgr", source="the user")
     source = understand(locate("mxnet", "tiny", mirror=mirror, domain=own, source_class_order="imagenet-2012"))
-    assert (source.domain, source.class_order) == (own, "imagenet-2012")
+    assert (source.domain, source.class_order) == (replace(own, resize=256, crop=224), "imagenet-2012")
 
 
 def test_an_order_of_other_classes_says_nothing_of_a_fine_tuned_network(
