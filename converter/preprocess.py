@@ -130,6 +130,7 @@ def input_spec(model: SourceModel, found: Match, declared: InputDomain | None = 
         None if mean is None else mean.astype(np.float64),
         None if var is None else var.astype(np.float64),
         model.origin.transform,
+        declared,
     )
     shape = model.origin.input_shape or ()
     size = (shape[2], shape[3]) if len(shape) == 4 and min(shape[2:]) > 0 else None
@@ -137,7 +138,11 @@ def input_spec(model: SourceModel, found: Match, declared: InputDomain | None = 
 
 
 def announced_input(
-    channels: int, mean: Float64Array | None, var: Float64Array | None, transform: PixelTransform | None = None
+    channels: int,
+    mean: Float64Array | None,
+    var: Float64Array | None,
+    transform: PixelTransform | None = None,
+    declared: InputDomain | None = None,
 ) -> InputSpec:
     """Reads the input's distribution from the running statistics of ``bn_data``, if the network has one.
 
@@ -146,9 +151,10 @@ def announced_input(
         mean: (channels,), the running mean of ``bn_data``, None without ``bn_data``.
         var: (channels,), its running variance.
         transform: what the files declare.
+        declared: what a release or the user declares.
     """
     if mean is None or var is None or (not mean.any() and (var == 1).all()):  # that is no statistic of anything
-        return _declared_input(channels, transform)
+        return _declared_input(channels, transform, declared)
     std = np.sqrt(np.maximum(var, 0))
     return InputSpec(
         channels=channels,
@@ -160,7 +166,16 @@ def announced_input(
     )
 
 
-def _declared_input(channels: int, transform: PixelTransform | None) -> InputSpec:
+def _declared_input(channels: int, transform: PixelTransform | None, declared: InputDomain | None) -> InputSpec:
+    if declared is not None and channels == 3:
+        centre = np.array(IMAGENET_RGB if declared.colour == "rgb" else IMAGENET_RGB[::-1]) * declared.range / 255
+        return InputSpec(
+            channels=channels,
+            mean=tuple(float(m) for m in (centre - declared.mean) / declared.std),
+            std=tuple(PIXEL_STD * declared.range / 255 / std for std in declared.std),
+            source=f"photographs as {declared.source} prepares them",
+            transform=transform,
+        )
     # A scale of 0 or NaN is declared by no network that works; what it would say about the input is nothing.
     says = transform is not None and (transform.mean or transform.scale != 1) and 0 < abs(transform.scale) < np.inf
     if transform is None or not says:
@@ -171,10 +186,10 @@ def _declared_input(channels: int, transform: PixelTransform | None) -> InputSpe
             source="assumed: the network does not normalise its input, so the files do not say how it was prepared",
             transform=transform,
         )
-    centre = 0.0 if transform.mean else sum(IMAGENET_RGB) / 3 * transform.scale
+    middle = 0.0 if transform.mean else sum(IMAGENET_RGB) / 3 * transform.scale
     return InputSpec(
         channels=channels,
-        mean=(centre,) * channels,
+        mean=(middle,) * channels,
         std=(PIXEL_STD * abs(transform.scale),) * channels,
         source=f"photographs as {transform.source} prepares them",
         transform=transform,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from resnext_convert.converter.compare import TensorDiff
+from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.preprocess import InputSpec, Reading
 from resnext_convert.converter.proof import (
     EngineResult,
@@ -17,7 +18,7 @@ from resnext_convert.converter.proof import (
     OriginalDiff,
     VerificationReport,
 )
-from resnext_convert.converter.records import ConversionReport, Record, SourceRecord
+from resnext_convert.converter.records import ConversionReport, Record, SourceRecord, StockRecord
 from resnext_convert.converter.resnext.config import NormConfig, resnext
 from resnext_convert.converter.resnext.ledger import Binding, Ignored, Transform
 
@@ -36,6 +37,16 @@ def diff(name: str = "layer1.0", value: float = 8.9e-16, **changes: Any) -> Tens
 
 def asked(name: str, value: float) -> OriginalDiff:
     return OriginalDiff(diff=diff(name, value), precision="float32", tolerance=1.6e-5)
+
+
+FED = InputDomain(colour="rgb", range=1, mean=(0.482, 0.459, 0.408), std=(0.229, 0.224, 0.225), source="the conversion")
+STOCK = StockRecord(
+    library="timm",
+    call="timm.create_model('legacy_seresnext50_32x4d', num_classes=10)",
+    architecture="legacy_seresnext50_32x4d",
+    arguments={},
+    legacy=True,
+)
 
 
 def proof(**changes: Any) -> VerificationReport:

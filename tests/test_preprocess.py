@@ -258,3 +258,27 @@ def test_files_that_contradict_what_is_declared() -> None:
 def test_a_mean_in_the_wrong_order() -> None:
     (order,) = contradicted(declared=replace(RAW, mean=(104.0, 117.0, 123.0)))
     assert order.startswith("the page says RGB, but that (104, 117, 123) is subtracted, which has the order BGR")
+
+
+@pytest.mark.parametrize(
+    ("domain", "mean", "std"),
+    [
+        (InputDomain(colour="rgb", source="x"), (123.68, 116.779, 103.939), (58.0, 58.0, 58.0)),
+        (InputDomain(colour="bgr", mean=(104, 117, 123), source="x"), (-0.061, -0.221, 0.68), (58.0, 58.0, 58.0)),
+        (
+            InputDomain(colour="rgb", range=1, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.25), source="x"),
+            ((123.68 / 255 - 0.5) * 4, (116.779 / 255 - 0.5) * 2, (103.939 / 255 - 0.5) * 4),
+            (58 / 255 * 4, 58 / 255 * 2, 58 / 255 * 4),
+        ),
+    ],
+)
+def test_without_statistics_inputs_are_drawn_as_declared(
+    domain: InputDomain, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    spec = announced_input(3, None, None, declared=domain)
+    assert spec.mean == pytest.approx(mean)
+    assert spec.std == pytest.approx(std)
+    assert spec.source == "photographs as x prepares them"
+    # What the network's own statistics say counts more; of other than three channels nothing is said.
+    assert announced_input(3, RGB, RGB, declared=domain) == announced_input(3, RGB, RGB)
+    assert announced_input(1, None, None, declared=domain) == announced_input(1, None, None)

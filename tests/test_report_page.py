@@ -7,7 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from records import HOSTILE, RECORDS, diff, every_record, failed, hostile, report
+from records import FED, HOSTILE, RECORDS, STOCK, diff, every_record, failed, hostile, report
 
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.origin import PixelTransform
@@ -92,6 +92,14 @@ def test_what_is_wider_than_the_weights_and_what_is_stacked() -> None:
     assert "6 source tensors fill their places among the 1 key" in text
     assert f"k a , b , c {Transform.FACTOR.value}; the 3 branches stacked along axis 0" in text
     assert "Precision" not in Page(report()).text
+
+
+def test_a_stock_model_and_what_it_is_fed() -> None:
+    text = Page(report(stock=STOCK, domain=FED)).text
+    assert STOCK.call in text
+    assert FED.text in text
+    assert "RGB images in [0, 1]; each side prepares them" in text
+    assert "Standard deviation" not in text
 
 
 def test_the_page_holds_the_whole_record() -> None:

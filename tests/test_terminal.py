@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import HOSTILE, asked, failed, file, hostile, proof, report
+from records import FED, HOSTILE, STOCK, asked, failed, file, hostile, proof, report
 
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.findings import CheckpointInspection, InspectedFile, ParamsInspection, TensorEntry
@@ -51,6 +51,17 @@ def test_what_is_known_of_input_and_classes(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert "  input      BGR of 0..255, as the release x says" in lines
     assert "  classes    in the order imagenet-2015" in lines
+
+
+def test_a_stock_model_and_what_it_is_fed(capsys: pytest.CaptureFixture[str]) -> None:
+    source = replace(report().source, release="publisher/net", identified="taken for publisher/net: by its name")
+    print_conversion(report(stock=STOCK, domain=FED, source=source), OUT, verbose=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  release    taken for publisher/net: by its name" in lines
+    assert f"  model      {STOCK.call}" in lines
+    (fed,) = [line for line in lines if line.startswith("  feed ")]
+    assert "RGB of 0..1" in fed
+    assert "Normalize(mean=(0.482, 0.459, 0.408), std=(0.229, 0.224, 0.225))" in fed
 
 
 def test_more_of_a_conversion(capsys: pytest.CaptureFixture[str]) -> None:
