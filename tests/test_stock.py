@@ -9,18 +9,15 @@ import pytest
 
 from resnext_convert.converter.errors import TargetError
 from resnext_convert.converter.resnext.config import (
-    ConvConfig,
     HeadConfig,
     NormConfig,
     PoolConfig,
     ResNeXtConfig,
-    UnitConfig,
     resnext,
 )
 from resnext_convert.converter.resnext.stock import (
     CAFFE_POOL,
     Library,
-    differences,
     find_stock,
     folded_form,
     stock_key,
@@ -194,15 +191,6 @@ def test_a_second_shortcut_cannot_be_folded() -> None:
     config = replace(config, stages=((doubled, *config.stages[0][1:]), *config.stages[1:]))
     with pytest.raises(TargetError, match=r"layer1\.0\.shortcuts"):
         find_stock(config, "torchvision")
-
-
-def test_differences_name_the_places() -> None:
-    ours, theirs = resnext(**RESNEXT_50), resnext(**RESNEXT_50 | {"classes": 10})
-    assert list(differences(ours, theirs)) == [("head.classes", 1000, 10)]
-    assert list(differences(ours, ours)) == []
-    conv = ConvConfig(in_channels=3, out_channels=64, kernel=(3, 3))
-    other = replace(ours, stem=(UnitConfig(conv=conv, norm=None, relu=True),))
-    assert [place for place, _, _ in differences(ours, other)] == ["stem[0].conv", "stem[0].norm"]
 
 
 def test_legacy_models_have_other_names() -> None:

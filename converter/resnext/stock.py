@@ -9,18 +9,15 @@ and pool the last map globally. What of the source can be brought to that form w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from resnext_convert.converter.errors import TargetError
-from resnext_convert.converter.resnext import overview
 from resnext_convert.converter.resnext.config import (
     GLOBAL_POOL,
     STEM_POOL,
     BlockConfig,
-    ConvConfig,
     NormConfig,
     PoolConfig,
     ResNeXtConfig,
@@ -28,6 +25,7 @@ from resnext_convert.converter.resnext.config import (
     UnitConfig,
     resnext,
 )
+from resnext_convert.converter.resnext.differences import differences, place_text, value_text
 from resnext_convert.converter.text import counted
 
 Library = Literal["torchvision", "timm"]
@@ -93,9 +91,8 @@ def find_stock(config: ResNeXtConfig, library: Library) -> StockModel:
 
 
 def _candidates(form: ResNeXtConfig, library: Library) -> list[StockModel]:
-    """The models of a library that are most like a network; all of them have four stages."""
-    depths = (*form.depths, 1, 1, 1)[:4]
-    return list(_CANDIDATES[library](form, depths))
+    """The models of a library that are most like a network."""
+    return list(_CANDIDATES[library](form))
 
 
 def folded_form(config: ResNeXtConfig) -> ResNeXtConfig:
@@ -148,144 +145,168 @@ def _block(block: BlockConfig) -> BlockConfig:
 # --- the models ---------------------------------------------------------------------------------------------------
 
 
-def _torchvision(form: ResNeXtConfig, depths: tuple[int, ...]) -> Iterator[StockModel]:
-    basic = form.stages[0][0].kind == "basic"
-    groups, width = (1, 64) if basic else (form.cardinality, form.base_width)
-    known = _TORCHVISION.get((basic, depths, groups, width))
-    yield StockModel(
-        library="torchvision",
-        architecture=known or "ResNet",
-        arguments={} if known else {"groups": groups, "width_per_group": width},
-        config=resnext(depths, cardinality=groups, base_width=width, classes=form.head.classes, basic=basic),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What the constructors of both libraries vary, in the terms of `resnext`."""
+
+    depths: tuple[int, ...]
+    basic: bool = False
+    squeeze: bool = False
+    groups: int = 1
+    width: int = 64
+    reduce_first: int = 1
+    stem: tuple[int, ...] = (64,)
+    down_kernel: int = 1
+
+    def config(self, stem_pool: PoolConfig, classes: int) -> ResNeXtConfig:
+        # timm rounds the squeeze-and-excitation of basic blocks to multiples of 8 channels: not offered.
+        return resnext(
+            self.depths,
+            cardinality=self.groups,
+            base_width=self.width,
+            classes=classes,
+            basic=self.basic,
+            reduction=_REDUCTION if self.squeeze and not self.basic else 0,
+            reduce_first=self.reduce_first,
+            stem=self.stem,
+            stem_pool=stem_pool,
+            down_kernel=self.down_kernel,
+        )
+
+
+def _layout(form: ResNeXtConfig) -> _Layout:
+    """What the first blocks of a network say of the whole; all models of both libraries have four stages."""
+    units = form.stages[0][0].units
+    basic = len(units) == 2
+    inner = form.stem[0].conv.out_channels
+    downs = (block.downsample.unit.conv for block in form.blocks() if block.downsample)
+    return _Layout(
+        depths=(*form.depths, 1, 1, 1)[:4],
+        basic=basic,
+        squeeze=any(block.squeeze_excitation for block in form.blocks()),
+        groups=1 if basic else form.cardinality,
+        width=64 if basic else form.base_width,
+        reduce_first=2 if not basic and 2 * units[0].conv.out_channels == units[1].conv.out_channels else 1,
+        stem=(inner, inner, 2 * inner) if len(form.stem) == 3 else (64,),
+        down_kernel=next((conv.kernel[0] for conv in downs if conv.stride != (1, 1)), 1),
     )
 
 
-_TORCHVISION: Final[Mapping[tuple[bool, tuple[int, ...], int, int], str]] = {
-    (True, (2, 2, 2, 2), 1, 64): "resnet18",
-    (True, (3, 4, 6, 3), 1, 64): "resnet34",
-    (False, (3, 4, 6, 3), 1, 64): "resnet50",
-    (False, (3, 4, 23, 3), 1, 64): "resnet101",
-    (False, (3, 8, 36, 3), 1, 64): "resnet152",
-    (False, (3, 4, 6, 3), 1, 128): "wide_resnet50_2",
-    (False, (3, 4, 23, 3), 1, 128): "wide_resnet101_2",
-    (False, (3, 4, 6, 3), 32, 4): "resnext50_32x4d",
-    (False, (3, 4, 23, 3), 32, 8): "resnext101_32x8d",
-    (False, (3, 4, 23, 3), 64, 4): "resnext101_64x4d",
+_18, _34, _50, _101, _152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+
+def _torchvision(form: ResNeXtConfig) -> Iterator[StockModel]:
+    layout = _layout(form)
+    plain = _Layout(depths=layout.depths, basic=layout.basic, groups=layout.groups, width=layout.width)
+    known = _TORCHVISION.get(plain)
+    yield StockModel(
+        library="torchvision",
+        architecture=known or "ResNet",
+        arguments={} if known else {"groups": plain.groups, "width_per_group": plain.width},
+        config=plain.config(STEM_POOL, form.head.classes),
+    )
+
+
+_TORCHVISION: Final[Mapping[_Layout, str]] = {
+    _Layout(depths=_18, basic=True): "resnet18",
+    _Layout(depths=_34, basic=True): "resnet34",
+    _Layout(depths=_50): "resnet50",
+    _Layout(depths=_101): "resnet101",
+    _Layout(depths=_152): "resnet152",
+    _Layout(depths=_50, width=128): "wide_resnet50_2",
+    _Layout(depths=_101, width=128): "wide_resnet101_2",
+    _Layout(depths=_50, groups=32, width=4): "resnext50_32x4d",
+    _Layout(depths=_101, groups=32, width=8): "resnext101_32x8d",
+    _Layout(depths=_101, groups=64, width=4): "resnext101_64x4d",
 }
-"""torchvision's constructors: (basic blocks, depths, groups, width per group)."""
+"""torchvision's constructors."""
 
 
-def _timm(form: ResNeXtConfig, depths: tuple[int, ...]) -> Iterator[StockModel]:
-    squeeze = any(block.squeeze_excitation for block in form.blocks())
-    basic = form.stages[0][0].kind == "basic"
-    groups, width = (1, 64) if basic else (form.cardinality, form.base_width)
-    first = form.stages[0][0].units
-    reduce_first = 2 if not basic and 2 * first[0].conv.out_channels == first[1].conv.out_channels else 1
-    deep = len(form.stem) == 3
-    down_kernel = _down_kernel(form)
-    for legacy in (False, True) if squeeze and not basic else (False,):
-        inner = form.stem[0].conv.out_channels
-        stem = ((64, 64, 128) if legacy else (inner, inner, 2 * inner)) if deep else (64,)
-        config = resnext(
-            depths,
-            cardinality=groups,
-            base_width=4 if legacy else width,
-            classes=form.head.classes,
-            basic=basic,
-            # In timm's ResNet, a basic block's squeeze-and-excitation is rounded to multiples of 8 channels.
-            reduction=_REDUCTION if squeeze and not basic else 0,
-            reduce_first=reduce_first,
-            stem=stem,
-            stem_pool=CAFFE_POOL if legacy else STEM_POOL,
-            down_kernel=down_kernel,
-        )
-        name, arguments = (
-            _legacy_name(depths, groups, deep)
-            if legacy
-            else _timm_name(depths, basic, squeeze, groups, width, stem, reduce_first, down_kernel)
-        )
-        # The block class that halves its first convolution is SENet-154's alone, and so are its stem and projections.
-        if not legacy or (deep, reduce_first, down_kernel) in {(False, 1, 1), (True, 2, 3)}:
-            yield StockModel(library="timm", architecture=name, arguments=arguments, legacy=legacy, config=config)
+def _timm(form: ResNeXtConfig) -> Iterator[StockModel]:
+    layout, classes = _layout(form), form.head.classes
+    name, arguments = _timm_call(layout)
+    yield StockModel(library="timm", architecture=name, arguments=arguments, config=layout.config(STEM_POOL, classes))
+    deep = len(layout.stem) > 1
+    # The block class that halves its first convolution is SENet-154's alone, and so are its stem and projections.
+    if layout.squeeze and not layout.basic and (deep, layout.reduce_first, layout.down_kernel) in _LEGACY_KINDS:
+        legacy = replace(layout, width=4, stem=(64, 64, 128) if deep else (64,))
+        name, arguments = _legacy_call(legacy)
+        config = legacy.config(CAFFE_POOL, classes)
+        yield StockModel(library="timm", architecture=name, arguments=arguments, legacy=True, config=config)
 
 
-def _timm_name(
-    depths: tuple[int, ...],
-    basic: bool,
-    squeeze: bool,
-    groups: int,
-    width: int,
-    stem: tuple[int, ...],
-    reduce_first: int,
-    down_kernel: int,
-) -> tuple[str, Mapping[str, Argument]]:
-    """A constructor of timm's ResNet class and what must be changed of its arguments."""
-    special = {"reduce_first": reduce_first, "down_kernel": down_kernel, "stem": stem}
-    if squeeze and (depths, groups, width) == ((3, 8, 36, 3), 64, 4) and special == _SENET_154:
-        return "senet154", {}
-    prefix = "se" if squeeze else ""
-    number = _NUMBERS.get((basic, depths))
+def _timm_call(layout: _Layout) -> tuple[str, Mapping[str, Argument]]:
+    """A constructor of timm's ResNet class, and what must be changed of its arguments."""
+    if name := _TIMM.get(layout):
+        return name, {}
+    family = (
+        "resnext50_32x4d" if (layout.groups, layout.width) != (1, 64) else "resnet18" if layout.basic else "resnet50"
+    )
+    name = f"{'se' if layout.squeeze else ''}{family}"
+    base = _Layout(depths=_50, groups=32, width=4) if family == "resnext50_32x4d" else _Layout(depths=_50)
     arguments: dict[str, Argument] = {}
-    if (groups, width) == (1, 64):
-        known = number in ("18", "34", "50", "101", "152")
-        name = f"{prefix}resnet{number}" if known else f"{prefix}resnet{'18' if basic else '50'}"
-    elif (squeeze, number, groups, width) in _RESNEXTS:
-        known, name = True, f"{prefix}resnext{number}_{groups}x{width}d"
-    else:
-        known, name = number == "50", f"{prefix}resnext50_32x4d"
-        arguments |= {"cardinality": groups} if groups != 32 else {}
-        arguments |= {"base_width": width} if width != 4 else {}
-    if not known:
-        arguments["layers"] = list(depths)
-    if len(stem) > 1:
-        arguments |= {"stem_type": "deep", "stem_width": stem[0]}
-    if reduce_first != 1:
-        arguments["block_reduce_first"] = reduce_first
-    if down_kernel != 1:
-        arguments["down_kernel_size"] = down_kernel
+    if layout.groups != base.groups:
+        arguments["cardinality"] = layout.groups
+    if layout.width != base.width:
+        arguments["base_width"] = layout.width
+    if layout.depths != (_18 if layout.basic else _50):
+        arguments["layers"] = list(layout.depths)
+    if len(layout.stem) > 1:
+        arguments |= {"stem_type": "deep", "stem_width": layout.stem[0]}
+    if layout.reduce_first != 1:
+        arguments["block_reduce_first"] = layout.reduce_first
+    if layout.down_kernel != 1:
+        arguments["down_kernel_size"] = layout.down_kernel
     return name, arguments
 
 
-_SENET_154: Final[Mapping[str, object]] = {"reduce_first": 2, "down_kernel": 3, "stem": (64, 64, 128)}
-
-_NUMBERS: Final[Mapping[tuple[bool, tuple[int, ...]], str]] = {
-    (True, (2, 2, 2, 2)): "18",
-    (True, (3, 4, 6, 3)): "34",
-    (False, (3, 4, 6, 3)): "50",
-    (False, (3, 4, 23, 3)): "101",
-    (False, (3, 8, 36, 3)): "152",
+_TIMM: Final[Mapping[_Layout, str]] = {
+    _Layout(depths=_18, basic=True): "resnet18",
+    _Layout(depths=_34, basic=True): "resnet34",
+    **{
+        _Layout(depths=depths, squeeze=squeeze): f"{'se' if squeeze else ''}resnet{number}"
+        for squeeze in (False, True)
+        for number, depths in (("50", _50), ("101", _101), ("152", _152))
+    },
+    **{
+        _Layout(depths=depths, groups=groups, width=width, squeeze=squeeze): (
+            f"{'se' if squeeze else ''}resnext{number}_{groups}x{width}d"
+        )
+        for squeeze, number, depths, groups, width in (
+            (False, "50", _50, 32, 4),
+            (False, "101", _101, 32, 4),
+            (False, "101", _101, 32, 8),
+            (False, "101", _101, 32, 16),
+            (False, "101", _101, 32, 32),
+            (False, "101", _101, 64, 4),
+            (True, "50", _50, 32, 4),
+            (True, "101", _101, 32, 4),
+            (True, "101", _101, 32, 8),
+            (True, "101", _101, 64, 4),
+        )
+    },
+    _Layout(
+        depths=_152, groups=64, width=4, squeeze=True, reduce_first=2, stem=(64, 64, 128), down_kernel=3
+    ): "senet154",
 }
+"""timm's constructors of its ResNet class."""
 
-_RESNEXTS: Final = frozenset(
-    {
-        *((False, number, 32, 4) for number in ("50", "101")),
-        *((False, "101", 32, width) for width in (8, 16, 32)),
-        (False, "101", 64, 4),
-        (True, "50", 32, 4),
-        *((True, "101", groups, width) for groups, width in ((32, 4), (32, 8), (64, 4))),
-    }
-)
-"""timm's ResNeXts: (squeeze-and-excitation, number, cardinality, base width)."""
+_LEGACY_KINDS: Final = {(False, 1, 1), (True, 2, 3)}
+"""(three convolutions in the stem, reduction of the first convolution, kernel of projections) of timm's SENet class."""
 
 
-def _legacy_name(depths: tuple[int, ...], groups: int, deep: bool) -> tuple[str, Mapping[str, Argument]]:
-    """A constructor of timm's SENet class and what must be changed of its arguments."""
-    if deep:
-        known = (depths, groups) == ((3, 8, 36, 3), 64)
-        return "legacy_senet154", {} if known else {"layers": list(depths), "groups": groups}
-    names: Mapping[tuple[int, ...], str] = {(2, 2, 2, 2): "26", (3, 4, 6, 3): "50", (3, 4, 23, 3): "101"}
-    arguments: dict[str, Argument] = {} if depths in names else {"layers": list(depths)}
-    arguments |= {"groups": groups} if groups != 32 else {}
-    return f"legacy_seresnext{names.get(depths, '50')}_32x4d", arguments
+def _legacy_call(layout: _Layout) -> tuple[str, Mapping[str, Argument]]:
+    """A constructor of timm's SENet class, and what must be changed of its arguments."""
+    if len(layout.stem) > 1:
+        known = (layout.depths, layout.groups) == (_152, 64)
+        return "legacy_senet154", {} if known else {"layers": list(layout.depths), "groups": layout.groups}
+    names: Mapping[tuple[int, ...], str] = {_18: "26", _50: "50", _101: "101"}
+    arguments: dict[str, Argument] = {} if layout.depths in names else {"layers": list(layout.depths)}
+    arguments |= {"groups": layout.groups} if layout.groups != 32 else {}
+    return f"legacy_seresnext{names.get(layout.depths, '50')}_32x4d", arguments
 
 
-def _down_kernel(form: ResNeXtConfig) -> int:
-    """The kernel of the first projection that strides; 1 where none does."""
-    downs = (block.downsample.unit.conv for block in form.blocks() if block.downsample)
-    return next((conv.kernel[0] for conv in downs if conv.stride != (1, 1)), 1)
-
-
-_CANDIDATES: Final[Mapping[Library, Callable[[ResNeXtConfig, tuple[int, ...]], Iterator[StockModel]]]] = {
+_CANDIDATES: Final[Mapping[Library, Callable[[ResNeXtConfig], Iterator[StockModel]]]] = {
     "torchvision": _torchvision,
     "timm": _timm,
 }
@@ -321,29 +342,14 @@ def _legacy_stem(convolutions: int) -> Mapping[str, str]:
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-def differences(ours: object, theirs: object, path: str = "") -> Iterator[tuple[str, object, object]]:
-    """(place, ours, theirs) for each layer, or number, in which two configurations differ."""
-    if ours == theirs:
-        return
-    if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
-        for number, pair in enumerate(zip(ours, theirs, strict=True)):
-            yield from differences(*pair, f"{path}[{number}]")
-    elif type(ours) is type(theirs) and is_dataclass(ours) and not isinstance(ours, ConvConfig | PoolConfig):
-        for field in fields(ours):
-            pair = getattr(ours, field.name), getattr(theirs, field.name)
-            yield from differences(*pair, f"{path}.{field.name}".lstrip("."))
-    else:
-        yield path, ours, theirs
-
-
 def _refusal(config: ResNeXtConfig, library: Library, found: list[tuple[str, object, object]]) -> TargetError:
     # Squeeze-and-excitation says more than what comes before it, and torchvision has none.
     place, ours, theirs = next((item for item in found if isinstance(item[1], SqueezeExcitationConfig)), found[0])
     more = f", and so do {counted(len(found) - 1, 'other place')}" if len(found) > 1 else ""
     return TargetError(
-        f"no stock model of {library} computes this network: the {_place(place)} differs{more}",
-        expected=f"{_words(theirs)}, as {library} has it",
-        found=_words(ours),
+        f"no stock model of {library} computes this network: the {place_text(place)} differs{more}",
+        expected=f"{value_text(theirs)}, as {library} has it",
+        found=value_text(ours),
         hint=f"{_alternative(config, library)}--target reference converts it exactly",
     )
 
@@ -355,34 +361,3 @@ def _alternative(config: ResNeXtConfig, library: Library) -> str:
         if other != library and any(candidate.config == form for candidate in _candidates(form, other)):
             return f"--target {other} has a model that does, or "
     return ""
-
-
-_PLACES: Final[Mapping[str, str]] = {
-    "stem_pool": "pooling behind the stem",
-    "stem": "stem",
-    "head.pool": "final pooling",
-    "stages": "number of stages",
-}
-
-
-def _place(path: str) -> str:
-    """The module's path instead of the configuration's: ``layer2.0.conv1`` for ``stages[1][0].units[0].conv``."""
-    path = re.sub(r"stages\[(\d+)\]", lambda found: f"layer{int(found[1]) + 1}", path)
-    path = re.sub(r"\.?units\[(\d+)\]\.conv", lambda found: f".conv{int(found[1]) + 1}", path)
-    path = re.sub(r"\[(\d+)\]", r".\1", path)
-    block, _, squeeze = path.rpartition(".")
-    if squeeze == "squeeze_excitation":
-        return f"squeeze-and-excitation of {block}"
-    return _PLACES.get(path, path.replace("_", " "))
-
-
-def _words(value: object) -> str:
-    if isinstance(value, PoolConfig):
-        return overview.pool_text(value)
-    if isinstance(value, ConvConfig):
-        return overview.conv_text(value)
-    if isinstance(value, SqueezeExcitationConfig):
-        return f"squeeze-and-excitation through {value.reduced} channels"
-    if isinstance(value, tuple):
-        return f"{len(value)} of them"
-    return "none" if value is None else str(value)
