@@ -19,9 +19,9 @@ NEED_TORCH := test_acceptance_caffe_goldens test_acceptance_caffe_releases test_
               test_checkpoint_load test_classify test_cli test_cli_outputs test_edge_cases test_fold test_hub \
               test_inspection_results test_match test_match_branches test_match_caffe_forms test_module \
               test_operators test_operators_windows test_oracle_mxnet test_oracle_opencv test_other_converters \
-              test_output test_pipeline test_pipeline_alone test_release_commands test_releases test_remarks \
-              test_rounding test_runner test_sources test_stock_models test_targets test_torch_checkpoint \
-              test_torch_zip test_torchvision
+              test_output test_pipeline test_pipeline_alone test_pipeline_targets test_release_commands \
+              test_releases test_remarks test_rounding test_runner test_sources test_stock_models test_targets \
+              test_torch_checkpoint test_torch_zip test_torchvision
 NEED_DEV   := test_architecture test_docs test_packaging
 DEV_FREE   := $(filter-out $(NEED_DEV:%=tests/%.py),$(sort $(wildcard tests/test_*.py)))
 TORCH_FREE := $(filter-out $(NEED_TORCH:%=tests/%.py),$(DEV_FREE))
