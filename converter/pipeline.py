@@ -136,7 +136,7 @@ def convert(
             config=goal.folded.config,
             target=target,
             stock=_stock(goal),
-            dtype=str(next(iter(arrays[key] for key in arrays if key.endswith("weight"))).dtype),
+            dtype=str(arrays[goal.keys()["fc.weight"]].dtype),
             dtype_note=rounded.note if rounded else dtype_note(goal.folded.arrays, goal.folded.bindings),
             output=_record("checkpoint", written, output.name),
             preprocessing=spec,

@@ -62,6 +62,7 @@ def test_a_stock_checkpoint_of_every_form(plain: Path, tmp_path: Path, suffix: s
     assert (report.source.domain, report.source.class_order) == (SAID["domain"], "imagenet-2015")
     assert report.domain is not None
     assert (report.domain.colour, report.domain.range, report.domain.crop) == ("rgb", 1, 64)
+    assert report.dtype == "float32"
     assert "folded for the stock model" in report.dtype_note
     hows = {binding.target: binding.folds for binding in report.bindings}
     assert hows["conv1.weight"] == (Fold.STD_TO_WEIGHT, Fold.REVERSED)
