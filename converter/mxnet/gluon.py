@@ -17,7 +17,8 @@ then holds it against the shapes. Nothing is matched by the order of the file. E
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 from resnext_convert.converter.errors import FormatError, LedgerError, MissingTensorError, NotResNeXtError
@@ -28,7 +29,6 @@ from resnext_convert.converter.mxnet.params import ParamsFile
 
 _SHOWN: Final = 5
 _LONGEST: Final = 200  # characters of a name that a layer can have; what is longer has no place
-
 
 _MARKS: Final = {
     Scheme.GLUON: re.compile(r"features\.[0-9]+\.[0-9]+\.body\.[0-9]+\.weight"),
@@ -84,7 +84,7 @@ def describe(params: ParamsFile) -> Description | None:
     return None if scheme is None else _PARSERS[scheme](scheme, params).parse()
 
 
-class _Parser:
+class _Parser(ABC):
     """What the schemes have in common: layers by name, and the books on what was taken."""
 
     separator = "."
@@ -117,20 +117,20 @@ class _Parser:
 
     # -- what a scheme says ----------------------------------------------------------------------------------------
 
-    def stem(self) -> tuple[Unit, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def stem(self) -> tuple[Unit, ...]: ...
 
-    def stem_pools(self) -> bool | None:
-        raise NotImplementedError
+    @abstractmethod
+    def stem_pools(self) -> bool | None: ...
 
-    def stages(self) -> Iterator[Iterator[Block]]:
-        raise NotImplementedError
+    @abstractmethod
+    def stages(self) -> Iterator[Iterator[Block]]: ...
 
     def window(self) -> int | None:
         return None
 
-    def classifier(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def classifier(self) -> str: ...
 
     # -- tensors by name -------------------------------------------------------------------------------------------
 
@@ -197,11 +197,11 @@ def _some(names: list[str]) -> str:
 class _Structural(_Parser):
     """What the two structural schemes have in common: ``features.STAGE.BLOCK``."""
 
-    def first_stage(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def first_stage(self) -> int: ...
 
-    def block(self, name: str, stage: int, number: int) -> Block:
-        raise NotImplementedError
+    @abstractmethod
+    def block(self, name: str, stage: int, number: int) -> Block: ...
 
     def stages(self) -> Iterator[Iterator[Block]]:
         stage = self.first_stage()
@@ -392,7 +392,7 @@ class _Simpledet(_Parser):
         return "fc1"
 
 
-_PARSERS: Final = {
+_PARSERS: Final[dict[Scheme, Callable[[Scheme, ParamsFile], _Parser]]] = {
     Scheme.GLUON: _Gluon,
     Scheme.GLUON_PREFIX: _GluonPrefix,
     Scheme.GLUONCV2: _Gluoncv2,
