@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,8 +14,16 @@ from resnext_convert.converter import fetch, readers, releases
 from resnext_convert.converter.classes import ClassOrder, labels
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.download import Report
-from resnext_convert.converter.errors import FetchError, MissingFileError, ReleaseMismatchError, UsageError
+from resnext_convert.converter.errors import (
+    FetchError,
+    InputError,
+    MissingFileError,
+    NotResNeXtError,
+    ReleaseMismatchError,
+    UsageError,
+)
 from resnext_convert.converter.graph import SourceModel
+from resnext_convert.converter.mxnet.params import read_params
 from resnext_convert.converter.origin import GraphFacts
 from resnext_convert.converter.readers import Framework, SourceOptions
 from resnext_convert.converter.release_identity import Identity, identify
@@ -193,9 +202,9 @@ def understand(located: Located) -> Source:
         ReleaseMismatchError: it is not what its name says.
         ConvertError: as `readers.read` and `match`.
     """
-    with _as_a_name(located.name, located.framework, located.release):
+    with _as_a_name(located.name, located.framework, located.release), _told_apart(located):
         model = readers.read(located.framework, located.source, located.options)
-    found = match(model)
+        found = match(model)
     if located.release:
         releases.check((located.release,), found.config, located.name, exactly=True)
         identity = _confirmed(located.release, model)
@@ -264,6 +273,31 @@ def _confirmed(release: Release, model: SourceModel) -> Identity:
             hint=f"convert them as {other.name}",
         )
     return Identity(release=release, possible=(release,))
+
+
+@contextlib.contextmanager
+def _told_apart(located: Located) -> Iterator[None]:
+    """Adds to an error which of several releases with files of one name the weights are, where they tell."""
+    try:
+        yield
+    except (InputError, NotResNeXtError) as error:
+        if located.framework == "mxnet" and (reason := _weights_reason(located)):
+            error.add_note(reason)
+        raise
+
+
+def _weights_reason(located: Located) -> str:
+    """What the params file alone says; empty where its name is one release's only, or it cannot be read."""
+    source = located.source
+    files = [located.options.params or source, *source.parent.glob(f"{glob.escape(source.name)}-[0-9]*.params")]
+    path = next((file for file in files if file.suffix == ".params" and file.is_file()), None)
+    sharing = releases.sharing(releases.prefix_of(path.name), "mxnet") if path else ()
+    if path is None or len(sharing) < 2:
+        return ""
+    try:
+        return identify(sharing, {"params": path}, read_params(path).tensors).reason
+    except InputError:
+        return ""
 
 
 def _stated(domain: InputDomain | None, declared: InputDomain | None) -> InputDomain | None:

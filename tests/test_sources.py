@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gluon_networks import made
+from mxnet_params_writer import dense, params_list
 from repository import FIXTURES
 
 from resnext_convert.converter import checkpoint, pipeline, releases
 from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import (
+    ConvertError,
     FetchError,
     MissingFactsError,
     MissingFileError,
@@ -220,6 +223,26 @@ def test_fetching_is_shown(published: list[Release], mirror: Path) -> None:
 
     locate("mxnet", "tiny", mirror=mirror, watch=watch)
     assert any("it is unverified" in text for text in seen)
+
+
+def test_simpledet_s_file_of_a_name_that_data_mxnet_io_used_as_well(tmp_path: Path) -> None:
+    """The file names are the same; the tensors are not: its normalisations only scale, and it has no bn_data."""
+    stored = {
+        "arg:conv0_weight": np.ones((64, 3, 7, 7), np.float32),
+        "arg:stage1_unit1_conv1_weight": np.ones((256, 64, 1, 1), np.float32),
+        "arg:bn0_gamma": np.full(64, 2, np.float32),
+        "arg:bn0_beta": np.ones(64, np.float32),
+        "aux:bn0_moving_mean": np.zeros(64, np.float32),
+        "aux:bn0_moving_var": np.ones(64, np.float32),
+    }
+    params = tmp_path / "resnext-101-64x4d-0000.params"
+    params.write_bytes(params_list([dense(values) for values in stored.values()], list(stored)))
+    for source in (tmp_path / "resnext-101-64x4d", params):
+        with pytest.raises(ConvertError) as refusal:
+            understand(locate("mxnet", source))
+        (note,) = refusal.value.__notes__
+        assert note.startswith("taken for simpledet/resnext-101-64x4d")
+        assert "no statistics" in note
 
 
 # --- weights without a graph ------------------------------------------------------------------------------------------
