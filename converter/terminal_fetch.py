@@ -36,7 +36,7 @@ def fetching() -> Iterator[tuple[Report, Say]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+    bars = Progress(*columns, console=console, transient=True)
     tasks: dict[str, TaskID] = {}
 
     def report(name: str, done: int, total: int | None) -> None:
@@ -48,5 +48,6 @@ def fetching() -> Iterator[tuple[Report, Say]]:
     def say(message: str) -> None:
         console.print(printable(message), highlight=False, markup=False, emoji=False)
 
-    with bars:
+    # Where nothing can be drawn, older releases of rich end with an empty line for the bars that were not.
+    with bars if console.is_interactive else contextlib.nullcontext():
         yield report, say

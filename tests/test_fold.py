@@ -99,7 +99,9 @@ def test_a_negative_variance_goes_into_gamma() -> None:
     folded = fold(found, arrays, find_stock(found.config, "torchvision"), UNIT, None).arrays
     assert not folded["layer1.0.bn2.running_var"].any()
     factor = np.sqrt(1e-5 / (np.float64(np.float32(-9e-5)) + 1e-4))
-    assert np.allclose(folded["layer1.0.bn2.weight"], arrays["layer1.0.bn2.weight"] * factor, rtol=1e-12)
+    assert np.allclose(
+        folded["layer1.0.bn2.weight"], arrays["layer1.0.bn2.weight"].astype(np.float64) * factor, rtol=1e-12
+    )
 
 
 # --- the input ------------------------------------------------------------------------------------------------------
