@@ -252,7 +252,7 @@ def table(found: Mapping[str, list[Outcome]], catalogue: tuple[Release, ...]) ->
 
 def _cell(outcome: Outcome) -> str:
     if not outcome.exact:
-        return f"refused: {outcome.problem}"
+        return "refused: " + re.sub("squeeze-and-excitation of .*", "it has no squeeze-and-excitation", outcome.problem)
     model = re.sub(r"timm\.create_model\('(\w+)'", r"\1(", outcome.model).removeprefix("torchvision.models.")
     model = re.sub(r",? ?num_classes=\d+", "", model).replace("(, ", "(").replace("()", "")
     model = model.replace("torchvision.models.resnet.", "")

@@ -25,6 +25,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT, files, modules
 
+from resnext_convert.converter.releases import catalogue
+
 PAGES = [name for name in files() if name.endswith(".md")]
 BIN = Path(sys.executable).parent
 
@@ -113,6 +115,19 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipes: l
         else:
             assert block.language == "text", f"README.md:{block.line}: sh, console, python or text?"
     assert "make" in programs
+
+
+def test_readme_has_every_release_in_its_table() -> None:
+    rows = re.findall(
+        r"^\| `([^`]+)` \((\w+), (\w+)\) \|(.*)\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert [row[:3] for row in rows] == [(one.name, one.id, one.framework) for one in catalogue()]
+    graphs = [row for row in rows if not row[1].startswith("T") and row[1] != "C8"]
+    # Each was really run: to the reference exactly, to the others exactly or not for a reason.
+    for *_, cells in graphs:
+        reference, *stock = (cell.strip() for cell in cells.split(" | "))
+        assert re.match(r"exact, \de-1\d$", reference)
+        assert all(re.match(r"exact, \de-1\d: `|refused: ", cell) for cell in stock)
 
 
 def test_readme_has_the_two_commands() -> None:
