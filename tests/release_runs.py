@@ -183,11 +183,11 @@ def _pack(weights: Path, file: ReleaseFile, folder: Path) -> None:
 def run(release: Release, target: TargetName, mirror: Path, out: Path) -> Outcome:
     """Converts a release by its name; what the catalogue does not know is stated only where that is all that lacks."""
     try:
-        return _convert(release, target, mirror, out)
+        return convert_by_name(release, target, mirror, out)
     except TargetError as error:
         if "order of the source's classes is not known" not in error.problem:
             return _refused(target, error)
-        stated = _convert(release, target, mirror, out, class_order="source")
+        stated = convert_by_name(release, target, mirror, out, class_order="source")
         return replace(stated, stated="the order of its classes is not known, so `--class-order source`")
     except ConvertError as error:
         return _refused(target, error)
@@ -199,7 +199,7 @@ def _refused(target: TargetName, error: ConvertError) -> Outcome:
     return Outcome(target=target, exact=False, refusal=str(error), problem=what + found)
 
 
-def _convert(release: Release, target: TargetName, mirror: Path, out: Path, **more: str) -> Outcome:
+def convert_by_name(release: Release, target: TargetName, mirror: Path, out: Path, **more: str) -> Outcome:
     report = convert(
         release.framework,
         release.name,
@@ -208,12 +208,12 @@ def _convert(release: Release, target: TargetName, mirror: Path, out: Path, **mo
         mirror=mirror,
         cache=mirror / "cache",
         offline=True,
-        oracle="none",
-        **more,  # type: ignore[arg-type]  # one of the orders
+        **{"oracle": "none"} | more,  # type: ignore[arg-type]  # an engine, or one of the orders
     )
     proof = report.verification
     assert proof is not None
     assert proof.passed
+    assert proof.oracle.passed is (True if "oracle" in more else None)
     return Outcome(
         target=target,
         exact=True,

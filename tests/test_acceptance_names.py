@@ -21,7 +21,7 @@ from resnext_convert.converter import checkpoint, releases
 from resnext_convert.converter.releases import Release
 from resnext_convert.converter.targets import TargetName
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.mxnet, pytest.mark.peers, pytest.mark.releases]
+pytestmark = [pytest.mark.acceptance, pytest.mark.mxnet, pytest.mark.opencv, pytest.mark.peers, pytest.mark.releases]
 
 POOL = "pooling behind the stem (3x3 max, stride 2, size rounded up)"
 SQUEEZE = "squeeze-and-excitation of layer1.0"
@@ -118,6 +118,19 @@ def test_to_each_target(mirrored: tuple[Release, Path], torchvision: Any, timm: 
         assert found.model == expected
         assert found.worst < 1e-9
         compare_with_stock(out, eval(found.model, names))
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "target", "engine"),
+    [("M1", "torchvision", "mxnet"), ("C9", "timm", "opencv")],
+    indirect=["mirrored"],
+)
+def test_the_original_engine_agrees_with_a_stock_model(
+    mirrored: tuple[Release, Path], target: TargetName, engine: str
+) -> None:
+    """It is fed what the source is fed, and MXNet in float64 too: nothing is rounded on the way."""
+    release, mirror = mirrored
+    assert release_runs.convert_by_name(release, target, mirror, mirror / "out.pth", oracle=engine).exact
 
 
 def compare_with_stock(out: Path, model: torch.nn.Module) -> None:
