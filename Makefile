@@ -78,10 +78,11 @@ RELEASES   ?=
 releases: $(VENV)/.mxnet $(VENV)/.peers
 	$(BIN)/pytest -m releases -k "$(RELEASES)"
 
-# 100 000 damaged files of each kind, two kinds at a time.
+# 100 000 damaged files of each kind (COUNT), two kinds at a time: ten minutes and more.
+COUNT ?= 100000
 KINDS := params symbol prototxt caffemodel hdf5
 mutations: $(VENV)/.dev
-	echo $(KINDS) | xargs -n 1 -P 2 sh -c '$(BIN)/python tests/fuzz_$$0.py --count 100000 > $(VENV)/fuzz_$$0.log'
+	echo $(KINDS) | xargs -n 1 -P 2 sh -c '$(BIN)/python tests/fuzz_$$0.py --count $(COUNT) > $(VENV)/fuzz_$$0.log'
 	@tail -qn 1 $(KINDS:%=$(VENV)/fuzz_%.log)
 
 fixtures-check: $(VENV)/.mxnet

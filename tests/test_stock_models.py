@@ -173,7 +173,7 @@ def test_timm_loads_a_folder(
     with torch.inference_mode():
         # float32 weights, as timm has loaded them: what float64 had to hold was rounded then.
         assert compare("logits", expected[:, rows], model(fed.float()).numpy()).within(1e-5)
-        # Ours has the same weights in float32; where in memory they are decides the order of a sum, and so the last bits.
+        # Ours has the same weights; where they are in memory decides the order of a sum, and so the last bits.
         stock, theirs = find_stock(ours.config, "timm"), model.state_dict()
         assert all(torch.equal(theirs[stock_key(key, stock)], value) for key, value in ours.state_dict().items())
         assert compare("logits", model(fed.float()).numpy(), ours(fed.float()).numpy()).within(1e-5)
