@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from resnext_convert.converter import checkpoint, classes, images, probe
 from resnext_convert.converter.classes import ORDERS, ClassOrder
-from resnext_convert.converter.domain import InputDomain
+from resnext_convert.converter.domain import InputDomain, stated_or_declared
 from resnext_convert.converter.errors import ConvertError, FormatError, InputError, MissingFileError, UsageError
 from resnext_convert.converter.images import Geometry
 from resnext_convert.converter.preprocess import InputSpec, Reading, contradictions
@@ -106,7 +106,7 @@ def classify(
     sidecar = _sidecar(report_path(path))
     spec = sidecar.spec
     order = None if labels else class_order or sidecar.class_order
-    used = _domain(domain, spec)
+    used = stated_or_declared(domain, spec.declared)
     if used is None or (order is None and labels is None):
         raise _unknown(path, spec, domain=used, names_known=bool(order or labels))
     if labels and class_order:
@@ -190,13 +190,6 @@ def _stored(report: Mapping[str, Any], key: str, kind: Any, path: Path) -> Any:
         first = error.errors()[0]
         place = ".".join(str(part) for part in (key, *first["loc"]))
         raise FormatError(f"the report is damaged: {first['msg']}", file=path, place=place) from error
-
-
-def _domain(stated: InputDomain | None, spec: InputSpec) -> InputDomain | None:
-    """What is stated, else what the report declares; the sizes are the report's in either case."""
-    if stated is None or spec.declared is None:
-        return stated or spec.declared
-    return replace(stated, resize=stated.resize or spec.declared.resize, crop=stated.crop or spec.declared.crop)
 
 
 def _size(domain: InputDomain, spec: InputSpec, config: ResNeXtConfig) -> tuple[int, int]:

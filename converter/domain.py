@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # releases are listed without NumPy
@@ -51,6 +51,13 @@ class InputDomain:
         parts += [f"minus ({_numbers(self.mean)})"] if any(self.mean) else []
         parts += [f"divided by ({_numbers(self.std)})"] if self.std != (1.0, 1.0, 1.0) else []
         return ", ".join(parts)
+
+
+def stated_or_declared(stated: InputDomain | None, declared: InputDomain | None) -> InputDomain | None:
+    """What is stated, else what is declared; sizes that are not stated are the declared ones."""
+    if stated is None or declared is None:
+        return stated or declared
+    return replace(stated, resize=stated.resize or declared.resize, crop=stated.crop or declared.crop)
 
 
 def _channels(values: Triple) -> Float64Array:

@@ -17,7 +17,7 @@ from resnext_convert.converter.domain import InputDomain
 from resnext_convert.converter.errors import ConvertError, ProofError
 from resnext_convert.converter.hub import hub_config, metadata
 from resnext_convert.converter.output import Output
-from resnext_convert.converter.preprocess import contradictions, input_spec
+from resnext_convert.converter.preprocess import InputSpec, contradictions, input_spec
 from resnext_convert.converter.proof import FileRecord, VerificationReport
 from resnext_convert.converter.readers import Framework
 from resnext_convert.converter.records import (
@@ -98,7 +98,8 @@ def convert(
     found = sources.understand(located)
     model, match = found.model, found.match
     goal = _render(found, target, class_order)
-    exact = {key: goal.folded.arrays[ours] for ours, key in goal.keys().items()}
+    names = goal.keys()
+    exact = {key: goal.folded.arrays[ours] for ours, key in names.items()}
     rounded = cast(exact, dtype) if dtype else None
     arrays = rounded.arrays if rounded else exact
     spec = input_spec(model, match, found.domain)
@@ -115,6 +116,7 @@ def convert(
                 goal,
                 checkpoint.read(written),
                 exact if rounded else None,
+                spec,
                 image_size=image_size,
                 oracle=oracle,
                 golden=golden,
@@ -136,13 +138,13 @@ def convert(
             config=goal.folded.config,
             target=target,
             stock=_stock(goal),
-            dtype=str(arrays[goal.keys()["fc.weight"]].dtype),
+            dtype=str(arrays[names["fc.weight"]].dtype),
             dtype_note=rounded.note if rounded else dtype_note(goal.folded.arrays, goal.folded.bindings),
             output=_record("checkpoint", written, output.name),
             preprocessing=spec,
             domain=goal.domain,
             class_order=goal.class_order,
-            bindings=tuple(replace(binding, target=goal.keys()[binding.target]) for binding in goal.folded.bindings),
+            bindings=tuple(replace(binding, target=names[binding.target]) for binding in goal.folded.bindings),
             ignored=goal.folded.ignored,
             warnings=(
                 *model.origin.warnings,
@@ -218,7 +220,7 @@ def verify(
         raise ProofError(
             f"the checkpoint is not of the source network: {problems[0]}",
             file=path,
-            expected=f"the {len(names)} keys of {match_text(found, goal)}",
+            expected=f"the {len(names)} keys of {_network_text(found, goal)}",
             found=f"{len(problems)} differences",
             hint="if it was made for another target, name that: --target",
         )
@@ -227,6 +229,7 @@ def verify(
         goal,
         state,
         exact if _is_rounded(state, exact) else None,
+        input_spec(found.model, found.match, found.domain),
         image_size=image_size,
         oracle=oracle,
         golden=golden,
@@ -254,7 +257,7 @@ class ProofFailedError(ProofError):
         self.report = report
 
 
-def match_text(found: Source, goal: Target) -> str:
+def _network_text(found: Source, goal: Target) -> str:
     """The network and, for a stock model, how that is made."""
     return found.match.config.summary + (f" as {goal.stock.call}" if goal.stock else "")
 
@@ -275,6 +278,7 @@ def _prove(
     goal: Target,
     state: dict[str, torch.Tensor],
     exact: Mapping[str, Array] | None,
+    spec: InputSpec,
     **options: Any,
 ) -> VerificationReport:
     """Proves a state dict that was read back; ``exact`` is what it is the rounding of, if it was rounded."""
@@ -288,7 +292,7 @@ def _prove(
         found.model,
         found.match,
         proven or published,
-        input_spec(found.model, found.match, found.domain),
+        spec,
         folded=goal.folded,
         published=published if proven else None,
         **options,

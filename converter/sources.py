@@ -6,13 +6,13 @@ import contextlib
 import glob
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
 from resnext_convert.converter import fetch, readers, releases
 from resnext_convert.converter.classes import ClassOrder, labels
-from resnext_convert.converter.domain import InputDomain
+from resnext_convert.converter.domain import InputDomain, stated_or_declared
 from resnext_convert.converter.download import Report
 from resnext_convert.converter.errors import (
     FetchError,
@@ -217,7 +217,7 @@ def understand(located: Located) -> Source:
         model=model,
         match=found,
         release=identity.release,
-        domain=_stated(located.domain, identity.domain),
+        domain=stated_or_declared(located.domain, identity.domain),
         class_order=order,
         identified=identity.reason,
         warnings=identity.warnings,
@@ -298,13 +298,6 @@ def _weights_reason(located: Located) -> str:
         return identify(sharing, {"params": path}, read_params(path).tensors).reason
     except InputError:
         return ""
-
-
-def _stated(domain: InputDomain | None, declared: InputDomain | None) -> InputDomain | None:
-    """What is stated, else what is declared; sizes that are not stated are those of the release."""
-    if domain is None or declared is None:
-        return domain or declared
-    return replace(domain, resize=domain.resize or declared.resize, crop=domain.crop or declared.crop)
 
 
 def _fitting_order(order: ClassOrder | None, found: Match) -> ClassOrder | None:
