@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import resource
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,16 @@ def room_for(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, action)
+
+
+class Refusing(io.BytesIO):
+    """Room for some bytes, then an error."""
+
+    def __init__(self, room: int, error: BaseException) -> None:
+        super().__init__()
+        self.room, self.error = room, error
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self.room:
+            raise self.error
+        return super().write(data)

@@ -12,12 +12,12 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import save, tiny_arrays
+from disk import Refusing
 from graph_builder import TINY, Spelling
 from single_node import ramp
 
@@ -108,19 +108,6 @@ def test_a_full_disk() -> None:
         checkpoint.write(tiny_arrays(), file)
     assert error.value.exit_code == 6
     assert error.value.hint == "the disk is full: free some space, or write elsewhere"
-
-
-class Refusing(io.BytesIO):
-    """Room for some bytes, then an error."""
-
-    def __init__(self, room: int, error: BaseException) -> None:
-        super().__init__()
-        self.room, self.error = room, error
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > self.room:
-            raise self.error
-        return super().write(data)
 
 
 # The first byte; in the pickle; in the first large tensor; in the last; in the directory at the end.

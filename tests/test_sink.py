@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
 
 import pytest
+from disk import Refusing
 
 from resnext_convert.converter.sink import Sink
-
-
-class Failing(io.BytesIO):
-    def __init__(self, room: int, error: BaseException) -> None:
-        super().__init__()
-        self.room, self.error = room, error
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > self.room:
-            raise self.error
-        return super().write(data)
 
 
 def test_a_file_that_works() -> None:
@@ -39,7 +28,7 @@ def test_a_file_that_works() -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt(), SystemExit(), MemoryError()])
 def test_the_first_error_is_what_comes_out(error: BaseException) -> None:
-    file = Failing(4, error)
+    file = Refusing(4, error)
     with pytest.raises(type(error)) as caught, Sink(file) as sink:  # noqa: PT012  # all of it is what a library does
         sink.write(b"1234")
         assert sink.write(b"5678") == 4
